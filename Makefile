@@ -1,0 +1,38 @@
+# Everything runs in .venv, which these rules make; nothing needs to be activated.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint setup clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+
+run: setup  ## Set up, then run the pipeline: data to fine-tuned, measured model
+	dvc repro
+
+test: setup  ## Set up, then run all tests
+	pytest
+
+lint: setup  ## Check style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+setup: .venv/complete  ## Make .venv with the pinned packages (nothing to do when it is there)
+
+# The mark is written last: a set-up that was cut off is done again.
+.venv/complete: constraints.txt $(wildcard requirements*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -r requirements.txt -r requirements-dev.txt \
+		$(if $(shell command -v nvidia-smi),-r requirements-cuda.txt)
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt -r requirements-unsloth.txt
+	@touch $@
+
+clean:  ## Remove .venv, caches and the converted base model; data, models and reports stay
+	rm -rf .venv .state .pytest_cache .mypy_cache .ruff_cache .hypothesis unsloth_compiled_cache
+	find stages tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,82 @@
+"""What a conversation is: OpenAI's chat format, one JSON record a line, and the words that the project uses for it."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+Role = Literal["system", "user", "assistant"]
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn: who speaks and what is said."""
+
+    role: Role
+    content: str
+
+
+class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Messages in order. In a valid conversation the last one is the assistant's: the response."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """All messages before the last: what the model is given."""
+        return self.messages[:-1]
+
+    @property
+    def response(self) -> str:
+        """The last message's content: what the model should answer."""
+        return self.messages[-1].content
+
+    @property
+    def prompt_key(self) -> str:
+        """The prompt without the system message, in a form in which trivially different prompts are equal.
+
+        Trivial are differences of case, punctuation, white space and Unicode form (NFKC).
+        """
+        return "\n".join(
+            f"{message.role}:{_plain(message.content)}" for message in self.prompt if message.role != "system"
+        )
+
+
+def _plain(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    words = re.sub(r"[\W_]+", " ", folded).strip()
+    # A prompt of nothing but punctuation or emoji keeps its own characters: they are all that it says.
+    return words or " ".join(folded.split())
+
+
+_decoder = msgspec.json.Decoder(Conversation)
+_encoder = msgspec.json.Encoder()
+
+
+def decode(record: str | bytes) -> Conversation:
+    """Read one JSON record.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON, or not a conversation; the message names the place.
+    """
+    return _decoder.decode(record)
+
+
+def encode(conversation: Conversation) -> bytes:
+    """The conversation as one line of JSONL, without the line end. Text is kept as it is, in UTF-8."""
+    return _encoder.encode(conversation)
+
+
+def read_jsonl(path: Path) -> Iterator[Conversation]:
+    """Conversations of a JSONL file, one at a time."""
+    with path.open("rb") as file:
+        for line in file:
+            yield decode(line)
+
+
+def write_jsonl(path: Path, conversations: Iterable[Conversation]) -> None:
+    """Write conversations as JSONL. The caller sees to it that `path` is a temporary one."""
+    with path.open("wb") as file:
+        file.writelines(encode(conversation) + b"\n" for conversation in conversations)

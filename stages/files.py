@@ -1,0 +1,65 @@
+"""Writing files so that a reader never sees half of one, and the folder for what must outlive a stage."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes `path`'s place only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 with LF line ends, in one step."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, in one step. NaN and infinity are refused: they are not JSON.
+
+    Raises:
+        ValueError: `value` holds a NaN or an infinity.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def state_dir(*parts: str) -> Path:
+    """A folder under `.state/` of the main checkout, ignored by Git and shared by its experiments.
+
+    DVC deletes a stage's outs before it runs, so what must survive a killed run or serve several lives here.
+    `DVC_ROOT` names the main checkout also when an experiment runs in a temporary copy.
+    """
+    folder = Path(os.environ.get("DVC_ROOT", ".")).resolve().joinpath(".state", *parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

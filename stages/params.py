@@ -1,0 +1,254 @@
+"""params.yaml as typed models: unknown keys refused, numbers checked for range, all errors of the file at once.
+
+`python -m stages.params` prints the README's table of parameters, made from params.yaml and these models.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.command import UserError, run
+
+PARAMS = Path("params.yaml")
+
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
+
+
+class Section(BaseModel):
+    """A group of keys in which no key is optional and none may be unknown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Columns(Section):
+    """Which columns of a table hold what. `system_prompt` is one constant prompt in place of a system column."""
+
+    user: Text
+    assistant: Text
+    system: Text | None = None
+    system_prompt: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_system(self) -> "Columns":
+        if self.system and self.system_prompt:
+            raise ValueError("system and system_prompt exclude each other: keep one")
+        return self
+
+
+class Source(Section):
+    """One place that data comes from, and its shape."""
+
+    url: Text
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    format: Literal["messages", "columns"]
+    columns: Columns | None = None
+
+    @model_validator(mode="after")
+    def _columns_for_tables(self) -> "Source":
+        if (self.format == "columns") != (self.columns is not None):
+            raise ValueError("columns (user, assistant, ...) go with format: columns, and only with it")
+        return self
+
+
+class Data(Section):
+    source: Text
+    max_mb: Annotated[Number, Field(gt=0)]
+    sources: dict[str, Source]
+
+    @model_validator(mode="after")
+    def _known_source(self) -> "Data":
+        if self.source not in self.sources:
+            raise ValueError(f"source: '{self.source}' is not in data.sources{_nearest(self.source, self.sources)}")
+        return self
+
+    @property
+    def chosen(self) -> Source:
+        """The source that `data.source` names."""
+        return self.sources[self.source]
+
+
+class Split(Section):
+    validation: Annotated[Number, Field(gt=0, lt=1)]
+    test: Annotated[Number, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> "Split":
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test leave nothing to train on: their sum must be below 1")
+        return self
+
+
+class Lora(Section):
+    r: Annotated[Count, Field(le=1024)]
+    alpha: Annotated[Number, Field(gt=0, le=4096)]
+    target_modules: Annotated[list[Text], Field(min_length=1)]
+
+
+class Unsloth(Section):
+    model: Text
+    revision: Text | None
+    max_length: Annotated[Count, Field(ge=16)]
+    overlong: Literal["stop", "drop"]
+
+
+class Evaluate(Section):
+    batch_size: Annotated[Count, Field(le=4096)]
+    max_new_tokens: Annotated[Count, Field(le=8192)]
+    resamples: Annotated[Count, Field(ge=100, le=100_000)]
+    confidence: Annotated[Number, Field(ge=0.5, lt=1)]
+
+
+class Params(Section):
+    """The whole file."""
+
+    backend: Literal["unsloth"]
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+    lr: Annotated[Number, Field(gt=0, le=1)]
+    epochs: Annotated[Count, Field(le=1000)]
+    batch_size: Annotated[Count, Field(le=4096)]
+    dropout: Annotated[Number, Field(ge=0, lt=1)]
+    weight_decay: Annotated[Number, Field(ge=0, le=1)]
+    scheduler: Literal["constant", "linear", "cosine"]
+    warmup_ratio: Annotated[Number, Field(ge=0, lt=1)]
+    data: Data
+    split: Split
+    lora: Lora
+    unsloth: Unsloth
+    evaluate: Evaluate
+
+
+def load(path: Path = PARAMS) -> Params:
+    """Read and check the parameters.
+
+    Raises:
+        UserError: the file is missing, not YAML, or wrong; all its faults are listed, one a line.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing here; run from the project's top folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold keys and values, such as `lr: 0.001`")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        faults = [_fault(fault) for fault in error.errors()]
+        count = f"{len(faults)} error{'s' if len(faults) > 1 else ''}"
+        raise UserError("\n".join([f"{path} has {count}; mend it, or the -S that set it", *faults])) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key that stands twice is refused, and `1e-05` is a number as in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# `dvc exp run -S lr=1e-5` writes `1e-05`, which YAML 1.1 takes for text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+$"), list("+-.0123456789")
+)
+
+
+def _fault(fault: Any) -> str:
+    """One line for one of pydantic's errors: key, value, what is allowed."""
+    place = [str(part) for part in fault["loc"]]
+    key = ".".join(place)
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_nearest(place[-1], _field_names(place[:-1]), prefix=place[:-1])}"
+    if fault["type"] == "missing":
+        return f"{key}: missing; expected {_allowed(place)}"
+    if fault["type"] == "value_error":
+        return f"{key}: {fault['ctx']['error']}"
+    return f"{key}: {fault['input']!r} is not allowed; expected {_allowed(place)}"
+
+
+def _nearest(name: str, names: Any, prefix: list[str] | None = None) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    # A long word for a short name (rank for r) or the reverse is nobody's close match: list what there is.
+    hint = f"did you mean '{'.'.join([*(prefix or []), near[0]])}'?" if near else f"known: {', '.join(sorted(names))}"
+    return f"; {hint}"
+
+
+def _field_names(place: list[str]) -> list[str]:
+    return sorted(_schema_at(place).get("properties", {}))
+
+
+def _schema_at(place: list[str]) -> dict[str, Any]:
+    """The JSON schema of the key at `place`, found by walking down from the top."""
+    whole = Params.model_json_schema()
+    schema: dict[str, Any] = whole
+    for part in place:
+        if part.isdigit():
+            schema = schema["items"]
+        elif part in schema.get("properties", {}):
+            schema = schema["properties"][part]
+        else:
+            schema = schema.get("additionalProperties") or {}
+        schema = next((option for option in schema.get("anyOf", []) if option.get("type") != "null"), schema)
+        if "$ref" in schema:
+            schema = whole["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+    return schema
+
+
+_KINDS = {"integer": "a whole number", "number": "a number", "string": "text", "array": "a list", "object": "a section"}
+_BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+
+
+def _allowed(place: list[str]) -> str:
+    """What the key at `place` takes, in words: `a number > 0 and <= 1`, `one of stop, drop`."""
+    schema = _schema_at(place)
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    if schema.get("pattern", "").endswith("{64}$"):
+        return "64 hexadecimal digits or null"
+    bounds = [f"{sign} {schema[name]:g}" for name, sign in _BOUNDS.items() if name in schema]
+    return " ".join(filter(None, [_KINDS.get(schema.get("type", ""), "a value"), " and ".join(bounds)]))
+
+
+def table(path: Path = PARAMS) -> str:
+    """All parameters as a Markdown table: key, shipped value, what is allowed, and params.yaml's own comment."""
+    lines = ["| parameter | value | allowed | what it does and what it costs |", "| --- | --- | --- | --- |"]
+    lines += [f"| `{key}` | {value} | {_allowed(key.split('.'))} | {text} |" for key, value, text in _documented(path)]
+    return "\n".join(lines)
+
+
+def _documented(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Key, value and comment of each knob, in the file's order."""
+    section, comment = "", []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"( {0,2})#\s?(.*)", line):
+            comment.append(match[2])
+        elif match := re.match(r"( {0,2})(\w+):\s*(.*)", line):
+            if not match[1] and not match[3]:
+                section = match[2] + "."
+            elif comment:
+                key = (section if match[1] else "") + match[2]
+                yield key, f"`{match[3]}`" if match[3] else "see the file", " ".join(comment)
+            comment = []
+        elif not line:
+            comment = []
+
+
+if __name__ == "__main__":
+    run(lambda: print(table()))

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from stages import params
+from stages.command import UserError
+
+
+def edited(project: Path, *changes: tuple[str, str]) -> params.Params:
+    text = Path("params.yaml").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    Path("params.yaml").write_text(text)
+    return params.load()
+
+
+def test_the_shipped_file_is_valid(project):
+    assert params.load().data.chosen.url == "data/sample.csv"
+
+
+def test_scientific_notation_without_a_dot_is_a_number(project):
+    assert edited(project, ("lr: 0.001", "lr: 1e-05")).lr == 0.00001
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("lr: 0.001", "lr: abc", "lr: 'abc' is not allowed; expected a number > 0 and <= 1"),
+        ("lr: 0.001", "lr: .nan", "lr: nan is not allowed; expected a number > 0 and <= 1"),
+        ("lr: 0.001", "lr: true", "lr: True is not allowed"),
+        ("epochs: 4", "epochs: 0", "epochs: 0 is not allowed; expected a whole number >= 1 and <= 1000"),
+        ("epochs: 4", "epoch: 4", "epoch: unknown key; did you mean 'epochs'?"),
+        ("  r: 16", "  rank: 16", "lora.rank: unknown key; known: alpha, r, target_modules"),
+        ("  alpha: 32", "  alhpa: 32", "lora.alhpa: unknown key; did you mean 'lora.alpha'?"),
+        ("scheduler: cosine", "scheduler: cosin", "expected one of constant, linear, cosine"),
+        ("source: sample", "source: smple", "'smple' is not in data.sources; did you mean 'sample'?"),
+        ("  test: 0.15", "  test: 0.9", "split: validation + test leave nothing to train on"),
+        ("seed: 42", "seed: 42\nseed: 43", "the key 'seed' stands twice"),
+        ("seed: 42", "seed: [42", "not valid YAML"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_is_allowed(project, old, new, message):
+    with pytest.raises(UserError) as error:
+        edited(project, (old, new))
+    assert message in str(error.value)
+
+
+def test_all_errors_are_listed_at_once(project):
+    with pytest.raises(UserError) as error:
+        edited(project, ("lr: 0.001", "lr: abc"), ("dropout: 0.05", "dropout: 1.5"), ("overlong: stop", "overlong: x"))
+    assert [line.split(":")[0] for line in str(error.value).splitlines()[1:]] == ["lr", "dropout", "unsloth.overlong"]
+
+
+def test_a_missing_file_says_where_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="run from the project's top folder"):
+        params.load()
