@@ -1,0 +1,82 @@
+"""The base model's chat template and tokenizer: what a conversation looks like to the model, token by token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.command import UserError
+from stages.conversations import Conversation, Message
+
+BASE = Path("models/base")
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one conversation, and labels of the same length: the id where it is learned, else -100."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A tokenizer with its chat template, as the `base` stage left it in `models/base`."""
+
+    tokenizer: Any
+
+    @classmethod
+    def load(cls, folder: Path = BASE) -> "Chat":
+        """Read the tokenizer of a folder.
+
+        Raises:
+            UserError: it has no chat template or no end token.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if not tokenizer.chat_template:
+            raise UserError(f"the tokenizer in {folder} has no chat template; choose a chat (instruct) model")
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer in {folder} has no end token; its answers could never end")
+        return cls(tokenizer)
+
+    def render(self, messages: Sequence[Message], answer_next: bool = False) -> str:
+        """The messages as the template writes them; with `answer_next`, up to where the assistant begins to speak."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next))
+
+    def count(self, conversation: Conversation) -> int:
+        """Length of the whole conversation in tokens, 0 for one without messages."""
+        if not conversation.messages:
+            return 0
+        return len(self.tokenizer(self.render(conversation.messages), add_special_tokens=False)["input_ids"])
+
+    def example(self, conversation: Conversation, last_only: bool = False) -> Example:
+        """Tokens and labels: each assistant message and the end token that closes it are learned, nothing else.
+
+        With `last_only`, the response alone is labelled.
+
+        Raises:
+            UserError: the template does not write a conversation as a continuation of its beginning, or does not
+                close an assistant's message with the tokenizer's end token.
+        """
+        spans = [self._span(conversation, i) for i, m in enumerate(conversation.messages) if m.role == "assistant"]
+        spans = spans[-1:] if last_only else spans
+        text = self.render(conversation.messages)
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = tokens["input_ids"]
+        learned = [any(start <= a and b <= end for start, end in spans) and b > a for a, b in tokens["offset_mapping"]]
+        return Example(ids, [token if keep else IGNORED for token, keep in zip(ids, learned, strict=True)])
+
+    def _span(self, conversation: Conversation, index: int) -> tuple[int, int]:
+        """Where the template puts message `index` and its end token: first character and the one after the last."""
+        before = self.render(conversation.messages[:index], answer_next=True)
+        upto = self.render(conversation.messages[: index + 1])
+        if not (upto.startswith(before) and self.render(conversation.messages).startswith(upto)):
+            raise UserError("the model's chat template rewrites earlier turns; it cannot be trained on responses only")
+        end = upto.rfind(self.tokenizer.eos_token)
+        if end < len(before):
+            raise UserError(f"the model's chat template does not close a response with {self.tokenizer.eos_token}")
+        return len(before), end + len(self.tokenizer.eos_token)
