@@ -110,7 +110,12 @@ def _table_reader(columns: params.Columns | None) -> Callable[[int, Iterable[lis
         places = {role: _place(header, name) for role, name in wanted.items() if name}
         for row, cells in numbered:
             if len(cells) != len(header):
-                yield row, None, f"{len(cells)} columns where the header has {len(header)}", " | ".join(cells)[:_SNIPPET]
+                yield (
+                    row,
+                    None,
+                    f"{len(cells)} columns where the header has {len(header)}",
+                    " | ".join(cells)[:_SNIPPET],
+                )
                 continue
             system = [Message("system", columns.system_prompt)] if columns.system_prompt else []
             yield row, Conversation((*system, *(Message(role, cells[at]) for role, at in places.items()))), None, None
@@ -120,7 +125,9 @@ def _table_reader(columns: params.Columns | None) -> Callable[[int, Iterable[lis
 
 def _place(header: list[str], name: str) -> int:
     if name not in header:
-        raise UserError(f"{RAW} has no column '{name}'; its columns are: {', '.join(header)}; mend data.sources.*.columns")
+        raise UserError(
+            f"{RAW} has no column '{name}'; its columns are: {', '.join(header)}; mend data.sources.*.columns"
+        )
     return header.index(name)
 
 

@@ -55,7 +55,9 @@ def read_suite(path: Path) -> list[dict[str, Any]]:
         if not isinstance(rule, dict) or set(rule) != _KEYS:
             raise UserError(f"{path}, rule {number}: expected the keys {', '.join(sorted(_KEYS))}")
         if rule["severity"] not in severities:
-            raise UserError(f"{path}, '{rule['rule']}': severity '{rule['severity']}'; expected {', '.join(severities)}")
+            raise UserError(
+                f"{path}, '{rule['rule']}': severity '{rule['severity']}'; expected {', '.join(severities)}"
+            )
         try:
             get_expectation_impl(rule["type"])
         except Exception:
@@ -122,7 +124,9 @@ def _example(row: Any, signal: pd.Series) -> dict[str, Any]:
 
 def _describe(finding: dict[str, Any]) -> list[str]:
     head = f"{finding['severity']}: {finding['rule']}, {finding['rows']} rows; {finding['advice']}"
-    rows = [f"  row {one['row']}: " + "; ".join(str(v) for k, v in one.items() if k != "row") for one in finding["first"]]
+    rows = [
+        f"  row {one['row']}: " + "; ".join(str(v) for k, v in one.items() if k != "row") for one in finding["first"]
+    ]
     return [head, *(rows or [f"  {finding['reason']}"])]
 
 
