@@ -10,8 +10,9 @@ from pathlib import Path
 
 from stages import files, params
 from stages.backends import weights as sources
-from stages.chat import BASE, Chat
+from stages.chat import Chat
 from stages.command import notice, run
+from stages.paths import BASE
 
 
 def main() -> None:

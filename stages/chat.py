@@ -7,8 +7,8 @@ from typing import Any
 
 from stages.command import UserError
 from stages.conversations import Conversation, Message
+from stages.paths import BASE
 
-BASE = Path("models/base")
 IGNORED = -100
 
 

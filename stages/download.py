@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from stages import files, params
 from stages.command import UserError, notice, run
+from stages.paths import RAW
 
-RAW = Path("data/raw.csv")
 # What dvc.yaml watches: an edit of a file in these places re-runs the pipeline.
 WATCHED = (Path("data/sample.csv"), Path("data/local"))
 _ATTEMPTS = 3

@@ -9,7 +9,6 @@ import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
@@ -20,10 +19,8 @@ from stages import conversations, files, params
 from stages.chat import Chat
 from stages.command import UserError, notice, run
 from stages.conversations import Conversation, Message, Role
+from stages.paths import CONVERSATIONS, RAW, SIGNALS
 
-RAW = Path("data/raw.csv")
-CONVERSATIONS = Path("data/conversations.jsonl")
-SIGNALS = Path("data/signals.parquet")
 CHUNK = 2_000
 # Longest cell that is read, in characters: a larger one is no conversation, and csv's own limit is 131,072.
 _CELL_LIMIT = 100_000_000

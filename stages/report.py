@@ -20,15 +20,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stages import files, params
 from stages.command import UserError, notice, run
-
-METRICS = Path("reports/metrics.json")
-PREDICTIONS = Path("reports/eval/predictions.jsonl")
-HISTORY = Path("reports/train/history.csv")
-RUN = Path("reports/train/run.json")
-SPLITS = Path("reports/splits.json")
-VALIDATION = Path("reports/validation.json")
-HTML = Path("reports/report.html")
-MARKDOWN = Path("reports/report.md")
+from stages.paths import (
+    HISTORY,
+    HTML,
+    MARKDOWN,
+    METRICS,
+    PREDICTIONS,
+    RUN,
+    SPLIT_SIZES,
+    VALIDATION,
+    VALIDATION_HISTORY,
+)
 
 LABELS = {
     "loss": "loss",
@@ -64,16 +66,16 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
     Raises:
         UserError: a file is missing or is not what its stage writes.
     """
-    metrics, splits, validation, facts = (_json(path) for path in (METRICS, SPLITS, VALIDATION, RUN))
+    metrics, splits, validation, facts = (_json(path) for path in (METRICS, SPLIT_SIZES, VALIDATION, RUN))
     conversations = [_conversation(json.loads(line)) for line in _text(PREDICTIONS).split("\n") if line.strip()]
     confidence = f"{100 * knobs.evaluate.confidence:g}%"
-    history = _history(_text(HISTORY))
+    history, validation_history = _history(_text(HISTORY)), _history(_text(VALIDATION_HISTORY))
     return {
         "verdict": verdict(metrics, confidence),
         "confidence": confidence,
         "rows": [_row(name, metrics["test"]) for name in LABELS if name in metrics["test"]["gain"]],
-        "history": [point for point in history if "validation_loss" in point],
-        "chart": _chart(history),
+        "history": validation_history,
+        "chart": _chart(history + validation_history),
         "train": _flat(metrics.get("train", {})),
         "counts": _flat(metrics.get("counts", {})),
         "splits": splits,
@@ -260,15 +262,12 @@ def _flat(values: dict[str, Any], prefix: str = "", text: Callable[[Any], str] =
 
 
 def _history(text: str) -> list[dict[str, float]]:
-    """The rows of history.csv, without empty cells."""
-    return [
-        {name: float(cell) for name, cell in row.items() if name and cell} for row in csv.DictReader(io.StringIO(text))
-    ]
+    return [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
 
 
 # Colours that the SVG is drawn with, and the page's variables that take their place.
-_INK, _TRAIN, _VALIDATION = "#010203", "#040506", "#070809"
-_VARIABLES = {_INK: "var(--soft)", _TRAIN: "var(--plain)", _VALIDATION: "var(--accent)"}
+_INK, _TRAIN, _VALID = "#010203", "#040506", "#070809"
+_VARIABLES = {_INK: "var(--soft)", _TRAIN: "var(--plain)", _VALID: "var(--accent)"}
 
 
 def _chart(history: list[dict[str, float]]) -> str:
@@ -276,7 +275,7 @@ def _chart(history: list[dict[str, float]]) -> str:
     across = "epoch" if all("epoch" in point for point in history) else "step"
     lines = [
         ("training", "train_loss", _TRAIN, "-"),
-        ("validation", "validation_loss", _VALIDATION, "o-"),
+        ("validation", "validation_loss", _VALID, "o-"),
     ]
     drawn = [
         (name, colour, style, [(point[across], point[column]) for point in history if {across, column} <= set(point)])

@@ -6,16 +6,13 @@ prompts are equal but for case, punctuation, white space or Unicode form always 
 
 import hashlib
 from collections import defaultdict
-from pathlib import Path
 
 import pandas as pd
 
 from stages import conversations, files, params
 from stages.command import UserError, notice, run
-from stages.parse import CONVERSATIONS, SIGNALS
+from stages.paths import CONVERSATIONS, SIGNALS, SPLIT_SIZES, SPLITS
 
-SPLITS = Path("data/splits")
-REPORT = Path("reports/splits.json")
 NAMES = ("train", "validation", "test")
 
 
@@ -30,7 +27,7 @@ def main() -> None:
             conversations.write_jsonl(path, (conversation for conversation, split in rows if split == name))
     tokens = signals["n_tokens"].groupby(chosen).sum()
     report = {name: {"conversations": chosen.count(name), "tokens": int(tokens[name])} for name in NAMES}
-    files.write_json(REPORT, report)
+    files.write_json(SPLIT_SIZES, report)
     notice("split: " + ", ".join(f"{name} {report[name]['conversations']}" for name in NAMES))
 
 

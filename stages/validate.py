@@ -12,10 +12,8 @@ import yaml
 
 from stages import files
 from stages.command import UserError, notice, run
-from stages.parse import RAW, SIGNALS
+from stages.paths import RAW, SIGNALS, SUITE, VALIDATION
 
-SUITE = Path("data/expectations.yaml")
-REPORT = Path("reports/validation.json")
 _ROWS_NAMED = 10
 _KEYS = {"rule", "type", "kwargs", "severity", "advice"}
 
@@ -24,13 +22,13 @@ def main() -> None:
     signals = pd.read_parquet(SIGNALS).set_index("row")
     rules = read_suite(SUITE)
     findings = check(signals, rules)
-    files.write_json(REPORT, {"rows": len(signals), "rules": len(rules), "findings": findings})
+    files.write_json(VALIDATION, {"rows": len(signals), "rules": len(rules), "findings": findings})
     for finding in findings:
         if finding["severity"] != "critical":
             notice("\n  ".join(_describe(finding)))
     critical = [line for finding in findings if finding["severity"] == "critical" for line in _describe(finding)]
     if critical:
-        raise UserError("\n".join([f"the data gate stopped {RAW} ({REPORT} has it all)", *critical]))
+        raise UserError("\n".join([f"the data gate stopped {RAW} ({VALIDATION} has it all)", *critical]))
     notice(f"validated {len(signals)} rows against {len(rules)} rules: {len(findings)} findings, none critical")
 
 
@@ -91,7 +89,7 @@ def check(signals: pd.DataFrame, rules: list[dict[str, Any]]) -> list[dict[str, 
         "return_unexpected_index_query": False,
         "unexpected_index_column_names": ["row"],
     }
-    result = definition.get_batch({"dataframe": signals.reset_index()}).validate(suite, result_format=form)
+    result: Any = definition.get_batch({"dataframe": signals.reset_index()}).validate(suite, result_format=form)
     failed = {one.expectation_config.meta["rule"]: one for one in result.results if not one.success}
     return [_finding(rule, failed[rule["rule"]], signals) for rule in rules if rule["rule"] in failed]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stages import files, report
+from stages import files, finetune, report
 from stages.command import UserError
 
 HOSTILE = "<script>alert('x')</script> | a\nb `c` ![i](http://evil.example/i.png) @someone #12"
@@ -50,14 +50,19 @@ def write_inputs(loss_gain=BETTER, predictions=None, **changes):
     files.write_text(report.PREDICTIONS, "\n".join(lines) + "\n")
     files.write_json(report.RUN, {"seconds": 71.3, "device": "cpu", "versions": {"torch": "2.9.0"}})
     split = {"conversations": 31, "tokens": 4100}
-    files.write_json(report.SPLITS, {"train": split, "validation": split, "test": split})
+    files.write_json(report.SPLIT_SIZES, {"train": split, "validation": split, "test": split})
     finding = {"rule": "short answers", "severity": "warning", "rows": 3, "first": [], "reason": "r", "advice": "look"}
     files.write_json(report.VALIDATION, {"rows": 206, "rules": 9, "findings": [finding]})
+    write_history([[1, 0.1, 2.2, 0.001], [18, 1, 1.6, 0.001], [36, 2, 1.2, 0]], [[18, 1, 1.7], [36, 2, 1.4]])
+
+
+def write_history(steps, epochs):
     report.HISTORY.parent.mkdir(parents=True, exist_ok=True)
-    with report.HISTORY.open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(["step", "epoch", "train_loss", "validation_loss", "lr"])
-        out.writerows([[1, 0.1, 2.2, "", 0.001], [18, 1, 1.6, 1.7, 0.001], [36, 2, 1.2, 1.4, ""]])
+    for path, columns in finetune.TABLES.items():
+        with path.open("w", newline="") as file:
+            out = csv.writer(file)
+            out.writerow(columns)
+            out.writerows(steps if path == report.HISTORY else epochs)
 
 
 def outputs():
@@ -180,11 +185,13 @@ def test_odd_characters_do_not_stop_the_report(project):
 
 def test_an_empty_history_gives_no_chart(project):
     write_inputs()
-    report.HISTORY.write_text("step,epoch,train_loss,validation_loss,lr\n")
+    write_history([], [])
     assert "No loss was logged." in outputs()[0]
 
 
-@pytest.mark.parametrize("name", ["METRICS", "PREDICTIONS", "HISTORY", "RUN", "SPLITS", "VALIDATION"])
+@pytest.mark.parametrize(
+    "name", ["METRICS", "PREDICTIONS", "HISTORY", "VALIDATION_HISTORY", "RUN", "SPLIT_SIZES", "VALIDATION"]
+)
 def test_a_missing_input_is_named(project, name):
     write_inputs()
     path = getattr(report, name)

@@ -1,1 +1,9 @@
-"""Who trains and answers: one module per backend."""
+"""Who trains and answers."""
+
+
+def quiet() -> None:
+    """Keep transformers' warnings and bars from burying the pipeline's own lines."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages import files
+from stages.backends import quiet
 from stages.chat import IGNORED, Example
 from stages.params import Params
 
@@ -35,10 +36,8 @@ def start() -> None:
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(files.state_dir("unsloth"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import unsloth  # noqa: F401
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
 
 
 def finetune(

@@ -103,12 +103,12 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         logs = logs or {}
-        losses = {"train_loss": logs.get("loss"), "validation_loss": logs.get("eval_loss")}
-        if any(loss is not None for loss in losses.values()):
-            row = {name: None if loss is None else round(float(loss), 4) for name, loss in losses.items()}
-            rate = logs.get("learning_rate")
-            rate = None if rate is None else float(f"{rate:.6g}")
-            self.write({"step": state.global_step, "epoch": round(state.epoch or 0, 4), **row, "lr": rate})
+        place = {"step": state.global_step, "epoch": round(state.epoch or 0, 4)}
+        if "loss" in logs:
+            rate = float(f"{logs['learning_rate']:.6g}")
+            self.write({**place, "train_loss": round(float(logs["loss"]), 4), "lr": rate})
+        elif "eval_loss" in logs:
+            self.write({**place, "validation_loss": round(logs["eval_loss"], 4)})
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         loss, epoch = given["metrics"]["eval_loss"], round(state.epoch or 0)

@@ -1,0 +1,101 @@
+"""evaluate: base and tuned model on the test split, measured and compared, with confidence intervals.
+
+`reports/metrics.json` is for `dvc metrics diff`; `reports/eval/predictions.jsonl` has every answer with its scores.
+"""
+
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from stages import base, conversations, files, params
+from stages.chat import Chat
+from stages.command import notice, run
+from stages.conversations import Conversation
+from stages.paths import METRICS, PREDICTIONS, SPLIT_SIZES, SPLITS, TRAIN_METRICS, TUNED
+from stages.scoring import Bootstrap, Mean, scores
+
+# Decimals of a measure: more would show the rounding of bf16, not the model.
+_DIGITS = {"chrf": 2}
+_DEFAULT_DIGITS = 4
+
+Measures = dict[str, Mean]
+
+
+def main() -> None:
+    from stages.backends.local import Pair
+
+    knobs = params.load()
+    test = list(conversations.read_jsonl(SPLITS / "test.jsonl"))
+    pair = Pair.load(base.weights(), TUNED, Chat.load(), knobs.evaluate.batch_size)
+    answers, measures = {}, {}
+    for name, tuned in (("base", False), ("tuned", True)):
+        answers[name], cut = pair.answers(test, tuned, knobs.evaluate.max_new_tokens)
+        if cut:
+            notice(f"{name}: {cut} of {len(test)} answers were cut at evaluate.max_new_tokens")
+        measures[name] = _measures(test, answers[name], pair.likelihoods(test, tuned))
+    results = compare(measures["base"], measures["tuned"], knobs)
+    _write_predictions(test, answers, measures)
+    _write_metrics(results, test, measures["base"]["loss"])
+    gain = results["gain"]["loss"]
+    notice(f"evaluated {len(test)} conversations: loss gain {gain['value']} ({gain['low']} to {gain['high']})")
+
+
+def _measures(test: list[Conversation], answers: list[str], likelihoods: Any) -> Measures:
+    tokens = likelihoods.tokens
+    found = scores(answers, [conversation.response for conversation in test])
+    return {
+        "loss": Mean(likelihoods.nll, tokens),
+        "perplexity": Mean(likelihoods.nll, tokens, np.exp),
+        "token_accuracy": Mean(likelihoods.correct, tokens),
+        **{name: Mean(values, np.ones(len(test))) for name, values in found.items()},
+    }
+
+
+def compare(base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, dict[str, Any]]:
+    """Each measure of the base model, of the tuned one, and tuned minus base, with intervals."""
+    bootstrap = Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
+    digits = {name: _DIGITS.get(name, _DEFAULT_DIGITS) for name in base}
+    return {
+        "base": {name: bootstrap.interval(mean, digits[name]) for name, mean in base.items()},
+        "tuned": {name: bootstrap.interval(mean, digits[name]) for name, mean in tuned.items()},
+        "gain": {name: bootstrap.gain(base[name], tuned[name], digits[name]) for name in base},
+    }
+
+
+def _write_metrics(results: dict[str, Any], test: list[Conversation], loss: Mean) -> None:
+    sizes = json.loads(SPLIT_SIZES.read_text(encoding="utf-8"))
+    counts = {name: sizes[name]["conversations"] for name in sizes}
+    files.write_json(
+        METRICS,
+        {
+            "test": results,
+            "train": json.loads(TRAIN_METRICS.read_text(encoding="utf-8")),
+            "counts": {**counts, "test_tokens": int(loss.weights.sum())},
+        },
+    )
+
+
+def _write_predictions(test: list[Conversation], answers: dict[str, list[str]], measures: dict[str, Measures]) -> None:
+    with files.replacing(PREDICTIONS) as path, path.open("w", encoding="utf-8", newline="\n") as out:
+        for row, conversation in enumerate(test):
+            line = {
+                "prompt": [msgspec.to_builtins(message) for message in conversation.prompt],
+                "reference": conversation.response,
+                "base": answers["base"][row],
+                "tuned": answers["tuned"][row],
+                "scores": {name: _scores(found, row) for name, found in measures.items()},
+            }
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _scores(measures: Measures, row: int) -> dict[str, float]:
+    return {
+        name: round(float(mean.of(mean.totals[[row]], mean.weights[[row]])), _DIGITS.get(name, _DEFAULT_DIGITS))
+        for name, mean in measures.items()
+    }
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,23 @@
+"""Where the stages' files lie, as dvc.yaml declares them."""
+
+from pathlib import Path
+
+RAW = Path("data/raw.csv")
+CONVERSATIONS = Path("data/conversations.jsonl")
+SIGNALS = Path("data/signals.parquet")
+SUITE = Path("data/expectations.yaml")
+SPLITS = Path("data/splits")
+
+BASE = Path("models/base")
+TUNED = Path("models/tuned")
+
+VALIDATION = Path("reports/validation.json")
+SPLIT_SIZES = Path("reports/splits.json")
+HISTORY = Path("reports/train/history.csv")
+VALIDATION_HISTORY = Path("reports/train/validation_history.csv")
+TRAIN_METRICS = Path("reports/train/metrics.json")
+RUN = Path("reports/train/run.json")
+METRICS = Path("reports/metrics.json")
+PREDICTIONS = Path("reports/eval/predictions.jsonl")
+HTML = Path("reports/report.html")
+MARKDOWN = Path("reports/report.md")
