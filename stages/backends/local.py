@@ -110,10 +110,11 @@ class Pair:
             logits_to_keep=width - first + 1,
             use_cache=False,
         ).logits[:, :-1]
-        targets = labels[:, first:]
-        learned = targets != IGNORED
-        nll = torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
-        )
-        correct = (logits.argmax(dim=-1) == targets) & learned
-        return np.stack([part.sum(dim=1).double().cpu().numpy() for part in (nll, correct, learned)])
+        row, place = torch.nonzero(labels[:, first:] != IGNORED, as_tuple=True)
+        targets = labels[:, first:][row, place]
+        logits = logits[row, place]
+        nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
+        correct = (logits.argmax(dim=-1) == targets).double()
+        found = torch.zeros(3, len(examples), dtype=torch.double, device=nll.device)
+        found.index_add_(1, row, torch.stack([nll, correct, torch.ones_like(nll)]))
+        return found.cpu().numpy()
