@@ -14,6 +14,7 @@ from urllib.request import url2pathname
 
 import fsspec
 import httpx
+from fsspec.registry import known_implementations
 from tqdm import tqdm
 
 from stages import files, params
@@ -170,14 +171,13 @@ def _fsspec(url: str, scheme: str) -> Iterator[tuple[int | None, Iterator[bytes]
 
 
 def _has_plugin(scheme: str) -> None:
-    known = fsspec.registry.known_implementations
-    if scheme not in known and scheme not in fsspec.registry.registry:
-        raise UserError(f"'{scheme}://' is no address that fsspec knows; use a path, https://, s3://, gs://, ...")
     try:
         fsspec.get_filesystem_class(scheme)
+    except ValueError:
+        raise UserError(f"'{scheme}://' is no address that fsspec knows; use a path, https://, s3://, gs://") from None
     except ImportError:
-        module = known[scheme]["class"].partition(".")[0]
-        raise UserError(f"{scheme}:// needs a plug-in: run `.venv/bin/pip install {module}`, then again") from None
+        package = known_implementations[scheme]["class"].partition(".")[0]
+        raise UserError(f"{scheme}:// needs a plug-in: run `.venv/bin/pip install {package}`, then again") from None
 
 
 def _check(path: Path, source: params.Source, name: str) -> None:

@@ -87,16 +87,15 @@ def check(signals: pd.DataFrame, rules: list[dict[str, Any]]) -> list[dict[str, 
         "result_format": "COMPLETE",
         "exclude_unexpected_values": True,
         "return_unexpected_index_query": False,
-        "unexpected_index_column_names": ["row"],
     }
-    result: Any = definition.get_batch({"dataframe": signals.reset_index()}).validate(suite, result_format=form)
+    result: Any = definition.get_batch({"dataframe": signals}).validate(suite, result_format=form)
     failed = {one.expectation_config.meta["rule"]: one for one in result.results if not one.success}
     return [_finding(rule, failed[rule["rule"]], signals) for rule in rules if rule["rule"] in failed]
 
 
 def _finding(rule: dict[str, Any], result: Any, signals: pd.DataFrame) -> dict[str, Any]:
     raised = str(result.exception_info) if _raised(result.exception_info) else None
-    rows = sorted(int(entry["row"]) for entry in result.result.get("unexpected_index_list") or [])
+    rows = sorted(row for entry in result.result.get("unexpected_index_list") or [] for row in entry["row"])
     examples = signals.loc[rows[:_ROWS_NAMED]]
     return {
         "rule": rule["rule"],

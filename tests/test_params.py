@@ -48,7 +48,7 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(project, old, new, messag
 
 def test_all_errors_are_listed_at_once(project):
     with pytest.raises(UserError) as error:
-        edited(project, ("lr: 0.001", "lr: abc"), ("dropout: 0.05", "dropout: 1.5"), ("overlong: stop", "overlong: x"))
+        edited(project, ("lr: 0.001", "lr: abc"), ("dropout: 0.0", "dropout: 1.5"), ("overlong: stop", "overlong: x"))
     assert [line.split(":")[0] for line in str(error.value).splitlines()[1:]] == ["lr", "dropout", "unsloth.overlong"]
 
 

@@ -110,11 +110,11 @@ class Pair:
             logits_to_keep=width - first + 1,
             use_cache=False,
         ).logits[:, :-1]
-        row, place = torch.nonzero(labels[:, first:] != IGNORED, as_tuple=True)
-        targets = labels[:, first:][row, place]
-        logits = logits[row, place]
+        rows, places = torch.nonzero(labels[:, first:] != IGNORED, as_tuple=True)
+        targets = labels[:, first:][rows, places]
+        logits = logits[rows, places]
         nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
         correct = (logits.argmax(dim=-1) == targets).double()
         found = torch.zeros(3, len(examples), dtype=torch.double, device=nll.device)
-        found.index_add_(1, row, torch.stack([nll, correct, torch.ones_like(nll)]))
+        found.index_add_(1, rows, torch.stack([nll, correct, torch.ones_like(nll)]))
         return found.cpu().numpy()
