@@ -34,10 +34,10 @@ _LOCK_SECONDS = 15
 
 def main() -> None:
     knobs = params.load()
-    unsloth.start()
-    chat = Chat.load()
     if knobs.unsloth.overlong == "stop":
         refuse_overlong(pd.read_parquet(SIGNALS), knobs.unsloth.max_length)
+    unsloth.start()
+    chat = Chat.load()
     train, validation = (examples(chat, split, knobs.unsloth.max_length) for split in ("train", "validation"))
     with alone(), tempfile.TemporaryDirectory(dir=files.state_dir(), prefix="best-") as best:
         with history() as log:
@@ -59,9 +59,8 @@ def refuse_overlong(signals: pd.DataFrame, max_length: int) -> None:
     """
     long = signals[signals["n_tokens"] > max_length]
     if len(long):
-        named = [
-            f"row {row}: {int(tokens)} tokens" for row, tokens in long[["row", "n_tokens"]].head(_NAMED).to_numpy()
-        ]
+        first = zip(long["row"][:_NAMED], long["n_tokens"][:_NAMED], strict=True)
+        named = [f"row {row}: {tokens:.0f} tokens" for row, tokens in first]
         do = "raise unsloth.max_length, shorten them, or set unsloth.overlong: drop"
         raise UserError("\n".join([f"{len(long)} conversations exceed unsloth.max_length {max_length}; {do}", *named]))
 

@@ -1,0 +1,154 @@
+"""The whole pipeline under real DVC and Git, on a model small enough for tests."""
+
+import csv
+import functools
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.paths import CONVERSATIONS, HISTORY, HTML, METRICS, RAW, TUNED
+from stages.split import NAMES
+
+from .conftest import ROOT
+from .test_finetune import set_params
+
+pytestmark = pytest.mark.slow
+
+HOTEL = ROOT.parent / "shared/data/hotel_hospitality_data.csv"
+STAGES = ["download", "base", "parse", "validate", "split", "finetune", "evaluate", "report"]
+
+
+def call(*command, **given):
+    done = subprocess.run(command, capture_output=True, text=True, **given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def dvc(*arguments):
+    return call(str(Path(sys.executable).parent / "dvc"), *arguments)
+
+
+def ran(output):
+    return [name for name in STAGES if f"Running stage '{name}'" in output]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, small_base):
+    """A clone in which the pipeline ran once; tests work on copies of it."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    for name in call("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
+        if (ROOT / name).is_file() and not name.startswith("reports/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("DVC_ROOT", raising=False)
+        set_params(model=small_base, revision="null", max_length=2048, epochs=2, max_new_tokens=4, resamples=100)
+        for command in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"]):
+            call("git", *command)
+        assert ran(dvc("repro")) == STAGES
+        call("git", "add", "-A")
+        call("git", "commit", "-qm", "run")
+    return folder
+
+
+@pytest.fixture
+def clone(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return folder
+
+
+def test_the_second_run_does_nothing(clone):
+    assert ran(dvc("repro")) == []
+    assert call("git", "status", "--porcelain") == ""
+
+
+def test_an_experiment_reruns_what_depends_on_lr(clone):
+    output = dvc("exp", "run", "-S", "lr=1e-05", "-n", "slow-rate")
+    assert ran(output) == ["finetune", "evaluate", "report"]
+    assert "lr" in dvc("params", "diff") and "test.tuned.loss.value" in dvc("metrics", "diff")
+    (experiment,) = [
+        row for row in csv.DictReader(dvc("exp", "show", "--csv").splitlines()) if row["Experiment"] == "slow-rate"
+    ]
+    assert float(experiment["lr"]) == 1e-05
+    plots = dvc("plots", "diff", "HEAD", "--json")
+    assert "workspace" in plots and "train_loss" in plots
+
+
+def test_an_experiment_in_a_temporary_copy(clone):
+    dvc("exp", "run", "--temp", "-S", "lr=5e-4", "-n", "elsewhere")
+    assert "elsewhere" in dvc("exp", "show", "--csv")
+    assert call("git", "status", "--porcelain") == ""
+
+
+@pytest.mark.skipif(not HOTEL.exists(), reason="the hotel CSV is not here")
+def test_the_hotel_csv_over_http_loses_nothing(clone):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=HOTEL.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{HOTEL.name}"
+        dvc("exp", "run", "-S", "data.source=hotel", "-S", f"data.sources.hotel.url={url}")
+        server.shutdown()
+    assert RAW.read_bytes() == HOTEL.read_bytes()
+    with HOTEL.open(encoding="utf-8-sig", newline="") as file:
+        cells = [json.loads(cell) for (cell,) in csv.reader(file)]
+    lines = [json.loads(line) for line in CONVERSATIONS.read_text(encoding="utf-8").splitlines()]
+    assert lines == cells and len(lines) == 18 and "\u2019" in CONVERSATIONS.read_text(encoding="utf-8")
+    splits = [Path(f"data/splits/{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in NAMES]
+    assert sorted(sum(splits, [])) == sorted(CONVERSATIONS.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("whom, stage", [("all", "parse"), ("dvc", "finetune"), ("stage", "evaluate")])
+def test_a_killed_run_completes_and_its_metrics_repeat_byte_for_byte(clone, whom, stage):
+    expected = METRICS.read_bytes()
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "dvc"), "repro", "-f"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if f"Running stage '{stage}'" in line:
+            break
+    if stage == "finetune":
+        wait_until(lambda: HISTORY.exists() and len(HISTORY.read_text().splitlines()) > 3)
+    else:
+        time.sleep(1)
+    kill(process, whom)
+    dvc("repro")
+    assert METRICS.read_bytes() == expected
+    assert TUNED.is_dir() and HTML.exists()
+    assert not [path for path in Path().rglob("*.part") if ".venv" not in path.parts]
+
+
+def wait_until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.05)
+
+
+def kill(process, whom):
+    """Kill -9 of DVC alone, of its stage alone, or of both at once."""
+    if whom == "all":
+        os.killpg(process.pid, signal.SIGKILL)
+    elif whom == "dvc":
+        process.kill()
+    else:
+        import psutil
+
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+    process.stdout.read()
+    process.wait()
