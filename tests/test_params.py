@@ -5,6 +5,8 @@ import pytest
 from stages import params
 from stages.command import UserError
 
+from .conftest import ROOT
+
 
 def edited(project: Path, *changes: tuple[str, str]) -> params.Params:
     text = Path("params.yaml").read_text()
@@ -56,3 +58,7 @@ def test_a_missing_file_says_where_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="run from the project's top folder"):
         params.load()
+
+
+def test_the_readme_shows_every_parameter_as_it_is():
+    assert params.table(ROOT / "params.yaml") in (ROOT / "README.md").read_text(encoding="utf-8")
