@@ -2,7 +2,7 @@
 
     .venv/bin/python -m tests.benchmark
 
-Both trainers see the same conversations, base model and params.yaml (one epoch, no validation), each in a process of
+Both trainers see the same conversations, base model and params.yaml (one epoch), each in a process of
 its own, in turns. Then the pipeline runs once with `dvc repro -f`; its overhead is all its time but the training's.
 Run it after `make run`, on a machine that does nothing else. It leaves the results of a normal run.
 """
@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -59,19 +60,19 @@ def measure(trainer: str) -> dict[str, Any]:
     unsloth.start()
     train = finetune.examples(Chat.load(), "train", knobs.unsloth.max_length)
     tokens = sum(len(example.input_ids) for example in train)
-    seconds, loss = (stock if trainer == "stock" else ours)(train, knobs)
-    return {"speed": tokens / seconds, "seconds": seconds, "memory": unsloth._peak_memory_mb(), "loss": loss}
+    if trainer == "stock":
+        seconds, loss = stock(train, knobs)
+    else:
+        seconds, loss = ours(train, knobs)
+    return {"speed": tokens / seconds, "seconds": seconds, "memory": unsloth.peak_memory_mb(), "loss": loss}
 
 
 def ours(train: list[Example], knobs: params.Params) -> tuple[float, float]:
-    from stages.training.trainer import KeepBest, make
-
-    model, tokenizer = unsloth._lora_model(base.weights(), knobs)
-    with unsloth._scratch() as scratch:
-        arguments = unsloth._arguments(scratch, len(train), knobs)
-        arguments.eval_strategy, arguments.eval_on_start = "no", False
-        keep = KeepBest(scratch / "best", knobs, lambda row: None)
-        return timed(make(model, tokenizer, arguments, unsloth._dataset(train), unsloth._dataset(train[:1]), keep))
+    history: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as best:
+        result = unsloth.finetune(base.weights(), train, train[:1], knobs, history.append, Path(best))
+    losses = [row["train_loss"] for row in history if "train_loss" in row]
+    return result.run["seconds"], sum(losses) / len(losses)
 
 
 def stock(train: list[Example], knobs: params.Params) -> tuple[float, float]:
@@ -91,28 +92,27 @@ def stock(train: list[Example], knobs: params.Params) -> tuple[float, float]:
         use_gradient_checkpointing="unsloth",
         random_state=knobs.seed,
     )
-    with unsloth._scratch() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         arguments = SFTConfig(
-            output_dir=str(scratch),
+            output_dir=scratch,
             num_train_epochs=knobs.epochs,
             per_device_train_batch_size=knobs.batch_size,
             learning_rate=knobs.lr,
             weight_decay=knobs.weight_decay,
             lr_scheduler_type=knobs.scheduler,
+            warmup_steps=round(knobs.warmup_ratio * -(-len(train) // knobs.batch_size)),
             seed=knobs.seed,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        dataset = unsloth._dataset(train)
-        return timed(SFTTrainer(model=model, processing_class=tokenizer, args=arguments, train_dataset=dataset))
-
-
-def timed(trainer: Any) -> tuple[float, float]:
-    begin = time.perf_counter()
-    loss = trainer.train().training_loss
-    return time.perf_counter() - begin, loss
+        trainer = SFTTrainer(
+            model=model, processing_class=tokenizer, args=arguments, train_dataset=unsloth.dataset(train)
+        )
+        begin = time.perf_counter()
+        loss = trainer.train().training_loss
+        return time.perf_counter() - begin, loss
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def finetune(
     keep = KeepBest(best, knobs, log)
     with _scratch() as scratch:
         arguments = _arguments(scratch, len(train), knobs)
-        trainer = make(model, tokenizer, arguments, _dataset(train), _dataset(validation), keep)
+        trainer = make(model, tokenizer, arguments, dataset(train), dataset(validation), keep)
         begin = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - begin
@@ -125,7 +125,8 @@ def _arguments(scratch: Path, conversations: int, knobs: Params) -> Any:
     )
 
 
-def _dataset(examples: Sequence[Example]) -> Any:
+def dataset(examples: Sequence[Example]) -> Any:
+    """Examples as a data set of `input_ids` and `labels`."""
     from datasets import Dataset
 
     return Dataset.from_list([asdict(example) for example in examples])
@@ -137,7 +138,7 @@ def _facts(model: Any, seconds: float, tokens_per_second: float) -> dict[str, An
     return {
         "seconds": round(seconds, 1),
         "tokens_per_second": round(tokens_per_second),
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak_memory_mb(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "dtype": str(model.dtype).removeprefix("torch."),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -146,7 +147,7 @@ def _facts(model: Any, seconds: float, tokens_per_second: float) -> dict[str, An
     }
 
 
-def _peak_memory_mb() -> int:
+def peak_memory_mb() -> int:
     """Peak of the GPU's memory where there is one, else of this process."""
     import resource
 
