@@ -1,5 +1,7 @@
 """The base model's chat template and tokenizer: what a conversation looks like to the model, token by token."""
 
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ class Chat:
     """A tokenizer with its chat template, as the `base` stage left it in `models/base`."""
 
     tokenizer: Any
+    folder: Path
 
     @classmethod
     def load(cls, folder: Path = BASE) -> "Chat":
@@ -40,18 +43,29 @@ class Chat:
             raise UserError(f"the tokenizer in {folder} has no chat template; choose a chat (instruct) model")
         if tokenizer.eos_token_id is None:
             raise UserError(f"the tokenizer in {folder} has no end token; its answers could never end")
-        return cls(tokenizer)
+        return cls(tokenizer, folder)
 
     def render(self, messages: Sequence[Message], answer_next: bool = False) -> str:
         """The messages as the template writes them; with `answer_next`, up to where the assistant begins to speak."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next))
 
-    def count(self, conversation: Conversation) -> int:
-        """Length of the whole conversation in tokens, 0 for one without messages."""
-        if not conversation.messages:
-            return 0
-        return len(self.tokenizer(self.render(conversation.messages), add_special_tokens=False)["input_ids"])
+    def counts(self, conversations: Sequence[Conversation]) -> list[int]:
+        """Lengths of whole conversations in tokens, 0 for one without messages."""
+        texts = [self.render(one.messages) if one.messages else "" for one in conversations]
+        return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """Texts that the tokenizer turns into one token with a meaning of its own, such as the end token."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return sorted({*self.tokenizer.all_special_tokens, *(token.content for token in added if token.special)})
+
+    @property
+    def context(self) -> int:
+        """How many tokens the model can read; where its configuration does not say, there is no limit."""
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return int(config.get("max_position_embeddings") or sys.maxsize)
 
     def example(self, conversation: Conversation, last_only: bool = False) -> Example:
         """Tokens and labels: each assistant message and the end token that closes it are learned, nothing else.

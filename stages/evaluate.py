@@ -13,8 +13,9 @@ from stages import base, conversations, files, params
 from stages.chat import Chat
 from stages.command import notice, run
 from stages.conversations import Conversation
-from stages.paths import METRICS, PREDICTIONS, SPLIT_SIZES, SPLITS, TRAIN_METRICS, TUNED
+from stages.paths import METRICS, PREDICTIONS, SPLIT_REPORT, SPLITS, TRAIN_METRICS, TUNED
 from stages.scoring import Bootstrap, Mean, scores
+from stages.split import NAMES
 
 # Decimals of a measure: more would show the rounding of bf16, not the model.
 _DIGITS = {"chrf": 2}
@@ -65,8 +66,8 @@ def compare(base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, 
 
 
 def _write_metrics(results: dict[str, Any], test: list[Conversation], loss: Mean) -> None:
-    sizes = json.loads(SPLIT_SIZES.read_text(encoding="utf-8"))
-    counts = {name: sizes[name]["conversations"] for name in sizes}
+    splits = json.loads(SPLIT_REPORT.read_text(encoding="utf-8"))
+    counts = {name: splits[name]["conversations"] for name in NAMES}
     files.write_json(
         METRICS,
         {

@@ -75,6 +75,16 @@ class Data(Section):
         return self.sources[self.source]
 
 
+class Gate(Section):
+    on_error: Literal["stop", "quarantine"]
+    max_quarantined: Annotated[Number, Field(ge=0, le=1)]
+
+    @property
+    def quarantines(self) -> bool:
+        """Whether rows with critical findings are set aside and the rest goes on."""
+        return self.on_error == "quarantine"
+
+
 class Split(Section):
     validation: Annotated[Number, Field(gt=0, lt=1)]
     test: Annotated[Number, Field(gt=0, lt=1)]
@@ -119,6 +129,8 @@ class Params(Section):
     scheduler: Literal["constant", "linear", "cosine"]
     warmup_ratio: Annotated[Number, Field(ge=0, lt=1)]
     data: Data
+    # pydantic has a method of this name, so the section's attribute has another.
+    gate: Gate = Field(alias="validate")
     split: Split
     lora: Lora
     unsloth: Unsloth
@@ -132,7 +144,7 @@ def load(path: Path = PARAMS) -> Params:
         UserError: the file is missing, not YAML, or wrong; all its faults are listed, one a line.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing here; run from the project's top folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -145,6 +157,15 @@ def load(path: Path = PARAMS) -> Params:
         faults = [_fault(fault) for fault in error.errors()]
         count = f"{len(faults)} error{'s' if len(faults) > 1 else ''}"
         raise UserError("\n".join([f"{path} has {count}; mend it, or the -S that set it", *faults])) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file's content, read as params.yaml is: no key twice, `1e-05` is a number.
+
+    Raises:
+        OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
+    """
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
 
 
 class _Loader(yaml.SafeLoader):

@@ -5,11 +5,11 @@ row of signals that says why, and the gate (`validate`) stops the run.
 """
 
 import csv
-import hashlib
 import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+import re
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 import msgspec
 import pyarrow as pa
@@ -18,33 +18,20 @@ import pyarrow.parquet as pq
 from stages import conversations, files, params
 from stages.chat import Chat
 from stages.command import UserError, notice, run
+from stages.content import excerpt, snippet
 from stages.conversations import Conversation, Message, Role
 from stages.paths import CONVERSATIONS, RAW, SIGNALS
+from stages.signals import SCHEMA, Record, Signaller
 
 CHUNK = 2_000
 # Longest cell that is read, in characters: a larger one is no conversation, and csv's own limit is 131,072.
 _CELL_LIMIT = 100_000_000
-_SNIPPET = 60
-
-SCHEMA = pa.schema(
-    [
-        ("row", pa.int64()),  # as a spreadsheet shows it: the first record is row 1, or row 2 under a header
-        ("error", pa.string()),  # why the record is not a conversation; null where it is one
-        ("snippet", pa.string()),  # text around the fault
-        ("roles", pa.string()),  # first letters, in order: "sua"
-        ("n_empty", pa.int64()),  # messages with nothing but white space
-        ("n_tokens", pa.int64()),  # in the base model's chat template and tokenizer
-        ("prompt_hash", pa.string()),
-        ("conversation_hash", pa.string()),
-    ]
-)
-
-Record = tuple[int, Conversation | None, str | None, str | None]
+_BYTE = re.compile(r" \(byte (\d+)\)")
 
 
 def main() -> None:
     source = params.load().data.chosen
-    chat = Chat.load()
+    signaller = Signaller(Chat.load())
     with RAW.open("rb") as raw, files.replacing(CONVERSATIONS) as jsonl, files.replacing(SIGNALS) as parquet:
         records = read(raw, source)
         total = valid = 0
@@ -52,7 +39,7 @@ def main() -> None:
             for chunk in iter(lambda: list(itertools.islice(records, CHUNK)), []):
                 good = [conversation for _, conversation, _, _ in chunk if conversation is not None]
                 out.writelines(conversations.encode(conversation) + b"\n" for conversation in good)
-                table.write_table(pa.Table.from_pylist(list(_signals(chunk, chat)), schema=SCHEMA))
+                table.write_table(pa.Table.from_pylist(signaller.rows(chunk), schema=SCHEMA))
                 total, valid = total + len(chunk), valid + len(good)
     notice(f"parsed {total} records: {valid} conversations, {total - valid} that are none")
 
@@ -63,29 +50,43 @@ def read(raw: BinaryIO, source: params.Source) -> Iterator[Record]:
     Raises:
         UserError: the file is not UTF-8, its quotes do not balance, or a column is missing.
     """
+    rows = numbered(raw)
+    if source.format == "messages":
+        yield from _messages(rows)
+    else:
+        assert source.columns is not None, "params.Source lets no table pass without columns"
+        yield from _table(rows, source.columns)
+
+
+def numbered(raw: BinaryIO) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV with their numbers, as a spreadsheet shows them: the first one is row 1.
+
+    Raises:
+        UserError: the file is empty, not UTF-8, or its quotes do not balance.
+    """
     csv.field_size_limit(_CELL_LIMIT)
     # utf-8-sig takes a byte order mark off where there is one.
     rows = csv.reader(io.TextIOWrapper(raw, encoding="utf-8-sig", newline=""), strict=True)
-    convert: Callable[[int, Iterable[list[str]]], Iterator[Record]]
-    convert = _messages if source.format == "messages" else _table_reader(source.columns)
+    row = 0
     try:
-        first = next(rows, None)
-        if first is None:
-            raise UserError(f"{RAW} is empty; expected one conversation a row")
-        yield from convert(1, itertools.chain([first], rows))
+        for row, cells in enumerate(rows, 1):
+            yield row, cells
     except UnicodeDecodeError as error:
         raise UserError(f"{RAW} is not UTF-8: {error.reason} near line {rows.line_num + 1}; save it as UTF-8") from None
     except csv.Error as error:
         raise UserError(f"{RAW}, line {rows.line_num}: {error}; check the quotes of this record") from None
+    if not row:
+        raise UserError(f"{RAW} is empty; expected one conversation a row")
 
 
-def _messages(number: int, rows: Iterable[list[str]]) -> Iterator[Record]:
+def _messages(rows: Iterable[tuple[int, list[str]]]) -> Iterator[Record]:
     """One column of JSON chat records; a first cell that does not begin like JSON is the header."""
-    for row, cells in enumerate(rows, number):
+    for row, cells in rows:
         if row == 1 and len(cells) == 1 and not cells[0].lstrip().startswith(("{", "[", "(", '"')):
             continue
         if len(cells) != 1:
-            yield row, None, f"{len(cells)} columns where one column of JSON records is expected", ""
+            reason = f"{len(cells)} columns where one column of JSON records is expected"
+            yield row, None, reason, excerpt(" | ".join(cells))
         else:
             yield _record(row, cells[0])
 
@@ -93,35 +94,30 @@ def _messages(number: int, rows: Iterable[list[str]]) -> Iterator[Record]:
 def _record(row: int, cell: str) -> Record:
     try:
         return row, conversations.decode(cell), None, None
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        return row, None, str(error), cell[:_SNIPPET]
+    except UnicodeEncodeError as error:
+        return row, None, "the text holds half of a surrogate pair", snippet(cell, (error.start, error.end))
+    except msgspec.DecodeError as error:
+        # The place differs from row to row; without it, equal faults have equal reasons and are told once.
+        place = _BYTE.search(str(error))
+        at = len(cell.encode()[: int(place[1])].decode("utf-8", "ignore")) if place else 0
+        return row, None, _BYTE.sub("", str(error)), snippet(cell, (at, at + 1)) if place else excerpt(cell)
 
 
-def _table_reader(columns: params.Columns | None) -> Callable[[int, Iterable[list[str]]], Iterator[Record]]:
-    assert columns is not None, "params.Source lets no table pass without columns"
-
-    def convert(number: int, rows: Iterable[list[str]]) -> Iterator[Record]:
-        numbered = iter(enumerate(rows, number))
-        _, header = next(numbered)
-        wanted: dict[Role, str | None] = {
-            "system": columns.system,
-            "user": columns.user,
-            "assistant": columns.assistant,
-        }
-        places = {role: _place(header, name) for role, name in wanted.items() if name}
-        for row, cells in numbered:
-            if len(cells) != len(header):
-                yield (
-                    row,
-                    None,
-                    f"{len(cells)} columns where the header has {len(header)}",
-                    " | ".join(cells)[:_SNIPPET],
-                )
-                continue
-            system = [Message("system", columns.system_prompt)] if columns.system_prompt else []
+def _table(rows: Iterator[tuple[int, list[str]]], columns: params.Columns) -> Iterator[Record]:
+    _, header = next(rows)
+    wanted: dict[Role, str | None] = {
+        "system": columns.system,
+        "user": columns.user,
+        "assistant": columns.assistant,
+    }
+    places = {role: _place(header, name) for role, name in wanted.items() if name}
+    system = [Message("system", columns.system_prompt)] if columns.system_prompt else []
+    for row, cells in rows:
+        if len(cells) != len(header):
+            reason = f"{len(cells)} columns where the header has {len(header)}"
+            yield row, None, reason, excerpt(" | ".join(cells))
+        else:
             yield row, Conversation((*system, *(Message(role, cells[at]) for role, at in places.items()))), None, None
-
-    return convert
 
 
 def _place(header: list[str], name: str) -> int:
@@ -130,26 +126,6 @@ def _place(header: list[str], name: str) -> int:
             f"{RAW} has no column '{name}'; its columns are: {', '.join(header)}; mend data.sources.*.columns"
         )
     return header.index(name)
-
-
-def _signals(chunk: list[Record], chat: Chat) -> Iterator[dict[str, Any]]:
-    for row, conversation, error, snippet in chunk:
-        if conversation is None:
-            yield {"row": row, "error": error, "snippet": snippet}
-            continue
-        roles = "".join(message.role[0] for message in conversation.messages)
-        yield {
-            "row": row,
-            "roles": roles,
-            "n_empty": sum(not message.content.strip() for message in conversation.messages),
-            "n_tokens": chat.count(conversation),
-            "prompt_hash": _hash(conversation.prompt_key) if conversation.messages else None,
-            "conversation_hash": _hash(conversations.encode(conversation).decode()),
-        }
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ from stages.paths import (
     METRICS,
     PREDICTIONS,
     RUN,
-    SPLIT_SIZES,
+    SPLIT_REPORT,
     VALIDATION,
     VALIDATION_HISTORY,
 )
+from stages.split import NAMES
 
 LABELS = {
     "loss": "loss",
@@ -66,7 +67,7 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
     Raises:
         UserError: a file is missing or is not what its stage writes.
     """
-    metrics, splits, validation, facts = (_json(path) for path in (METRICS, SPLIT_SIZES, VALIDATION, RUN))
+    metrics, splits, validation, facts = (_json(path) for path in (METRICS, SPLIT_REPORT, VALIDATION, RUN))
     conversations = [_conversation(json.loads(line)) for line in _text(PREDICTIONS).split("\n") if line.strip()]
     confidence = f"{100 * knobs.evaluate.confidence:g}%"
     history, validation_history = _history(_text(HISTORY)), _history(_text(VALIDATION_HISTORY))
@@ -79,6 +80,7 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         "train": _flat(metrics.get("train", {})),
         "counts": _flat(metrics.get("counts", {})),
         "splits": splits,
+        "split_names": NAMES,
         "validation": validation,
         "params": _parameters(knobs),
         "run": _flat(facts),
@@ -240,7 +242,7 @@ def _shared_system(conversations: list[dict[str, Any]]) -> str:
 
 def _parameters(knobs: params.Params) -> dict[str, str]:
     """Flattened parameters; addresses lose user, password, query and fragment, where credentials travel."""
-    values = _flat(knobs.model_dump(), text=str)
+    values = _flat(knobs.model_dump(by_alias=True), text=str)
     return {key: _address(value) if key.endswith(".url") or "://" in value else value for key, value in values.items()}
 
 

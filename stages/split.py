@@ -1,40 +1,77 @@
 """split: train, validation and test, decided by each prompt's own hash.
 
 A conversation's split depends on its prompt and the seed, not on where it stands in the file, and conversations whose
-prompts are equal but for case, punctuation, white space or Unicode form always share a split.
+prompts are nearly the same always share a split.
 """
 
 import hashlib
+import itertools
 from collections import defaultdict
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from stages import conversations, files, params
+from stages import conversations, files, neighbours, params
 from stages.command import UserError, notice, run
-from stages.paths import CONVERSATIONS, SIGNALS, SPLIT_SIZES, SPLITS
+from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS
 
 NAMES = ("train", "validation", "test")
+_QUANTILES = {"median": 0.5, "p90": 0.9, "max": 1.0}
+# The nearest neighbour is sought among all train prompts; for more test prompts that would take too long.
+_TEST_PROMPTS = 200
 
 
 def main() -> None:
     knobs = params.load()
-    signals = pd.read_parquet(SIGNALS, columns=["error", "prompt_hash", "n_tokens"])
-    signals = signals[signals["error"].isna()]
-    chosen = assign(list(signals["prompt_hash"]), knobs.split.validation, knobs.split.test, knobs.seed)
+    signals = pd.read_parquet(SIGNALS, columns=["row", "error", "prompt_hash", "sketch", "n_tokens"])
+    quarantined = pd.read_csv(QUARANTINE, usecols=["row"])["row"]
+    kept = ~signals["row"].isin(quarantined)
+    # conversations.jsonl has a line for each row without an error.
+    lines = kept[signals["error"].isna()]
+    signals = signals[kept]
+    assert signals["error"].isna().all(), "the gate lets no record pass that is not a conversation"
+    sketches = neighbours.matrix(list(signals["sketch"]))
+    prompts = _first_of_group(list(signals["prompt_hash"]), neighbours.groups(sketches))
+    chosen = assign(prompts, knobs.split.validation, knobs.split.test, knobs.seed)
     for name in NAMES:
         with files.replacing(SPLITS / f"{name}.jsonl") as path:
-            rows = zip(conversations.read_jsonl(CONVERSATIONS), chosen, strict=True)
+            rows = zip(itertools.compress(conversations.read_jsonl(CONVERSATIONS), lines), chosen, strict=True)
             conversations.write_jsonl(path, (conversation for conversation, split in rows if split == name))
-    tokens = signals["n_tokens"].groupby(chosen).sum()
-    report = {name: {"conversations": chosen.count(name), "tokens": int(tokens[name])} for name in NAMES}
-    files.write_json(SPLIT_SIZES, report)
+    report = describe(signals, chosen, sketches)
+    files.write_json(SPLIT_REPORT, report)
     notice("split: " + ", ".join(f"{name} {report[name]['conversations']}" for name in NAMES))
 
 
-def assign(prompts: list[str], validation: float, test: float, seed: int) -> list[str]:
-    """The split of each conversation, given its prompt's hash.
+def _first_of_group(prompts: list[str], groups: np.ndarray) -> list[str]:
+    """For each prompt the smallest hash in its group of nearly equal prompts, which does not depend on row order."""
+    smallest: dict[int, str] = {}
+    for prompt, group in zip(prompts, groups.tolist(), strict=True):
+        smallest[group] = min(prompt, smallest.get(group, prompt))
+    return [smallest[group] for group in groups.tolist()]
 
-    Groups of equal prompts are taken in the order of a seeded hash: each goes to the test split while it fits into
+
+def describe(signals: pd.DataFrame, chosen: list[str], sketches: np.ndarray) -> dict[str, Any]:
+    """Sizes of the splits, and how near the test is to what is trained on.
+
+    `overlap`: prompts that stand in more than one split; `nearest`: quantiles of the similarity (share of common
+    character 4-grams, estimated) of test prompts to the nearest train prompt, over at most 200 of them.
+    """
+    split = np.array(chosen)
+    tokens = signals["n_tokens"].groupby(split).sum()
+    test, train = sketches[split == "test"][:_TEST_PROMPTS], sketches[split == "train"]
+    quantiles = np.quantile(neighbours.nearest(test, train), list(_QUANTILES.values()))
+    return {
+        **{name: {"conversations": chosen.count(name), "tokens": int(tokens[name])} for name in NAMES},
+        "overlap": int((pd.Series(split).groupby(signals["prompt_hash"].to_numpy()).nunique() > 1).sum()),
+        "nearest": dict(zip(_QUANTILES, (round(float(value), 2) for value in quantiles), strict=True)),
+    }
+
+
+def assign(prompts: list[str], validation: float, test: float, seed: int) -> list[str]:
+    """The split of each conversation, given the hash of its prompt or of its group of prompts.
+
+    Groups of equal hashes are taken in the order of a seeded hash: each goes to the test split while it fits into
     what the fraction allows, then likewise to validation, else to train. A new row moves a group only where a
     rounded size changes, so most conversations stay where they were.
 

@@ -1,130 +1,247 @@
-"""validate: the data gate. Great Expectations over the signals; a critical finding stops the pipeline.
+"""validate: the data gate. Great Expectations over the signals; critical findings stop the pipeline or are quarantined.
 
 The suite is data (`data/expectations.yaml`). Great Expectations drops a rule that it does not know without a word, so
-the suite itself is checked first, and a rule that raises counts as critical.
+the suite itself is checked first, and a rule that raises counts as critical. All reports are written before the stage
+fails: `reports/validation.json`, Great Expectations' own page in `reports/validation/`, and `data/quarantine.csv`.
 """
 
+import csv
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from stages import files
+from stages import files, neighbours, params, parse
 from stages.command import UserError, notice, run
-from stages.paths import RAW, SIGNALS, SUITE, VALIDATION
+from stages.paths import QUARANTINE, RAW, SIGNALS, SUITE, VALIDATION, VALIDATION_PAGE
 
-_ROWS_NAMED = 10
-_KEYS = {"rule", "type", "kwargs", "severity", "advice"}
+_ROWS_NAMED = 5
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_KEYS = {"type", "kwargs", "severity", "advice"}
+_CRITICAL = "critical"
+
+Rule = dict[str, Any]
+Finding = dict[str, Any]
 
 
 def main() -> None:
-    signals = pd.read_parquet(SIGNALS).set_index("row")
+    knobs = params.load()
+    signals = compared(pd.read_parquet(SIGNALS).set_index("row"))
     rules = read_suite(SUITE)
-    findings = check(signals, rules)
-    files.write_json(VALIDATION, {"rows": len(signals), "rules": len(rules), "findings": findings})
-    for finding in findings:
-        if finding["severity"] != "critical":
-            notice("\n  ".join(_describe(finding)))
-    critical = [line for finding in findings if finding["severity"] == "critical" for line in _describe(finding)]
-    if critical:
-        raise UserError("\n".join([f"the data gate stopped {RAW} ({VALIDATION} has it all)", *critical]))
-    notice(f"validated {len(signals)} rows against {len(rules)} rules: {len(findings)} findings, none critical")
+    result = check(signals, rules)
+    found = findings(result, rules, signals)
+    critical = [finding for finding in found if finding["severity"] == _CRITICAL]
+    rows = sorted({row for finding in critical for row in finding["rows"]}) if knobs.gate.quarantines else []
+    files.write_json(VALIDATION, report(found, len(signals), len(rules), len(rows)))
+    _write_page(result)
+    _write_quarantine(rows, critical, knobs.data.chosen)
+    for finding in found:
+        if finding["severity"] != _CRITICAL:
+            notice("\n  ".join(_describe(finding, signals)))
+    _stop_or_go_on(critical, rows, signals, knobs.gate)
+    notice(f"validated {len(signals)} rows against {len(rules)} rules: {len(found)} findings, {len(rows)} quarantined")
 
 
-def read_suite(path: Path) -> list[dict[str, Any]]:
-    """The suite's rules, each checked against what Great Expectations knows.
+def compared(signals: pd.DataFrame) -> pd.DataFrame:
+    """The signals with what only a look at all rows tells.
+
+    `n_responses`: how many different responses the row's prompt has; `n_near`: how many other prompts are nearly the
+    same; `other_system`, `other_language`: 1 where the
+    row differs from the most common one. Rows that are no conversation have no value.
+    """
+    valid = signals["error"].isna()
+    responses = signals.groupby("prompt_hash")["response_hash"].transform("nunique")
+    return signals.assign(
+        n_responses=responses.where(valid),
+        n_near=_near(signals[valid]).reindex(signals.index),
+        **{f"other_{name}": _differs(signals[column]) for name, column in _COMPARED.items()},
+    )
+
+
+def _near(signals: pd.DataFrame) -> pd.Series:
+    """How many other prompts are in the group of nearly equal prompts of each row."""
+    group = pd.Series(neighbours.groups(neighbours.matrix(list(signals["sketch"]))), signals.index)
+    return signals.groupby(group)["prompt_hash"].transform("nunique") - 1
+
+
+_COMPARED = {"system": "system_hash", "language": "language"}
+
+
+def _differs(column: pd.Series) -> pd.Series:
+    common = column.mode()
+    return (column != common.iloc[0]).astype("Int64").where(column.notna()) if len(common) else column
+
+
+def read_suite(path: Path) -> dict[str, Rule]:
+    """The suite's rules by name, each checked against what Great Expectations knows.
 
     Raises:
-        UserError: the file is no list of rules, or a rule's keys, type or severity are wrong.
+        UserError: the file holds no rules, or a rule's keys, type or severity are wrong.
     """
     from great_expectations.core.metric_domain_types import MetricDomainTypes  # noqa: F401  (loads the registry)
     from great_expectations.expectations.metadata_types import FailureSeverity
     from great_expectations.expectations.registry import get_expectation_impl
 
     try:
-        rules = yaml.safe_load(path.read_text(encoding="utf-8"))
+        rules = params.read_yaml(path)
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(rules, list) or not rules:
-        raise UserError(f"{path} must be a list of rules; an empty suite would let everything pass")
+    if not isinstance(rules, dict) or not rules:
+        raise UserError(f"{path} must hold rules by name; an empty suite would let everything pass")
     severities = [severity.value for severity in FailureSeverity]
-    for number, rule in enumerate(rules, 1):
+    for name, rule in rules.items():
         if not isinstance(rule, dict) or set(rule) != _KEYS:
-            raise UserError(f"{path}, rule {number}: expected the keys {', '.join(sorted(_KEYS))}")
+            raise UserError(f"{path}, '{name}': expected the keys {', '.join(sorted(_KEYS))}")
         if rule["severity"] not in severities:
-            raise UserError(
-                f"{path}, '{rule['rule']}': severity '{rule['severity']}'; expected {', '.join(severities)}"
-            )
+            raise UserError(f"{path}, '{name}': severity '{rule['severity']}'; expected {', '.join(severities)}")
         try:
             get_expectation_impl(rule["type"])
         except Exception:
-            raise UserError(f"{path}, '{rule['rule']}': Great Expectations knows no '{rule['type']}'") from None
+            raise UserError(f"{path}, '{name}': Great Expectations knows no '{rule['type']}'") from None
+    if not any(rule["severity"] == _CRITICAL and rule["kwargs"] == {"column": "error"} for rule in rules.values()):
+        raise UserError(f"{path}: a critical rule that column error is null is missing; the other rules skip such rows")
     return rules
 
 
-def check(signals: pd.DataFrame, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run the rules over the signals (indexed by row) and list what failed, in the suite's order."""
+def check(signals: pd.DataFrame, rules: dict[str, Rule]) -> Any:
+    """Great Expectations' result of the rules over the signals (indexed by row); it holds row numbers, never text."""
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    batch = context.data_sources.add_pandas("signals").add_dataframe_asset("signals")
-    suite = gx.ExpectationSuite(name="gate")
-    for rule in rules:
-        suite.add_expectation_configuration(
-            ExpectationConfiguration(
-                type=rule["type"], kwargs=rule["kwargs"], severity=rule["severity"], meta={"rule": rule["rule"]}
-            )
-        )
+    # Given one by one, a rule would replace an earlier one of the same type and column.
+    suite = gx.ExpectationSuite(name="gate", expectations=[_expectation(name, rule) for name, rule in rules.items()])
     if len(suite.expectations) != len(rules):
         raise UserError(f"Great Expectations took {len(suite.expectations)} of {len(rules)} rules of {SUITE}")
-    definition = batch.add_batch_definition_whole_dataframe("all")
-    # Row numbers alone: the failing text may hold secrets.
-    form = {
-        "result_format": "COMPLETE",
-        "exclude_unexpected_values": True,
-        "return_unexpected_index_query": False,
-    }
-    result: Any = definition.get_batch({"dataframe": signals}).validate(suite, result_format=form)
+    asset = context.data_sources.add_pandas("signals").add_dataframe_asset("signals")
+    narrow = signals.drop(columns=["faults", "sketch"])
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": narrow})
+    form = {"result_format": "COMPLETE", "exclude_unexpected_values": True, "return_unexpected_index_query": False}
+    return batch.validate(suite, result_format=form)
+
+
+def _expectation(name: str, rule: Rule) -> Any:
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    asked = {key: rule[key] for key in ("type", "kwargs", "severity")}
+    try:
+        return ExpectationConfiguration(**asked, meta={"rule": name}).to_domain_obj()
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{SUITE}, '{name}': Great Expectations refuses its arguments: {reason}") from None
+
+
+def findings(result: Any, rules: dict[str, Rule], signals: pd.DataFrame) -> list[Finding]:
+    """What failed, in the suite's order: rule, severity, `rows` (numbers, empty for rules about the whole table)."""
     failed = {one.expectation_config.meta["rule"]: one for one in result.results if not one.success}
-    return [_finding(rule, failed[rule["rule"]], signals) for rule in rules if rule["rule"] in failed]
+    return [_finding(name, rule, failed[name]) for name, rule in rules.items() if name in failed]
 
 
-def _finding(rule: dict[str, Any], result: Any, signals: pd.DataFrame) -> dict[str, Any]:
-    raised = str(result.exception_info) if _raised(result.exception_info) else None
-    rows = sorted(row for entry in result.result.get("unexpected_index_list") or [] for row in entry["row"])
-    examples = signals.loc[rows[:_ROWS_NAMED]]
+def _finding(name: str, rule: Rule, result: Any) -> Finding:
+    raised = _raised(result.exception_info)
     return {
-        "rule": rule["rule"],
-        "severity": "critical" if raised else rule["severity"],
-        "rows": len(rows),
-        "first": [_example(row, signal) for row, signal in examples.iterrows()],
+        "rule": name,
+        "severity": _CRITICAL if raised else rule["severity"],
+        "column": rule["kwargs"].get("column"),
+        "rows": sorted(row for entry in result.result.get("unexpected_index_list") or [] for row in entry["row"]),
         "reason": raised or f"{rule['type']} {rule['kwargs']}",
         "advice": rule["advice"],
     }
 
 
-def _raised(info: dict[str, Any]) -> bool:
-    """One flag, or one per metric: Great Expectations reports both forms."""
-    return bool(info.get("raised_exception")) or any(
-        isinstance(part, dict) and part.get("raised_exception") for part in info.values()
-    )
+def _raised(info: dict[str, Any]) -> str | None:
+    """The first exception's message: Great Expectations reports one for the rule, or one for each metric."""
+    parts = [info, *(part for part in info.values() if isinstance(part, dict))]
+    return next((str(part.get("exception_message")) for part in parts if part.get("raised_exception")), None)
 
 
-def _example(row: Any, signal: pd.Series) -> dict[str, Any]:
-    words = {name: signal[name] for name in ("error", "snippet", "roles") if isinstance(signal[name], str)}
-    return {"row": int(row), **words}
+def report(found: list[Finding], rows: int, rules: int, quarantined: int) -> dict[str, Any]:
+    """The metrics: counts of rows for each severity and rule that failed."""
+    return {
+        "rows": rows,
+        "rules": rules,
+        "quarantined": quarantined,
+        "findings": [
+            {key: finding[key] for key in ("rule", "severity", "advice")} | {"rows": len(finding["rows"])}
+            for finding in found
+        ],
+    }
 
 
-def _describe(finding: dict[str, Any]) -> list[str]:
-    head = f"{finding['severity']}: {finding['rule']}, {finding['rows']} rows; {finding['advice']}"
-    rows = [
-        f"  row {one['row']}: " + "; ".join(str(v) for k, v in one.items() if k != "row") for one in finding["first"]
-    ]
-    return [head, *(rows or [f"  {finding['reason']}"])]
+def _describe(finding: Finding, signals: pd.DataFrame) -> list[str]:
+    """The finding for a person: what, how many rows, what to do, and the first rows with what was seen there."""
+    rows = finding["rows"]
+    if not rows:
+        return [f"{finding['severity']}: {finding['rule']}; {finding['advice']}", f"  {finding['reason']}"]
+    head = f"{finding['severity']}: {finding['rule']}, {len(rows)} of {len(signals)} rows; {finding['advice']}"
+    return [head, *_examples(finding, signals)]
+
+
+def _examples(finding: Finding, signals: pd.DataFrame) -> list[str]:
+    failing = signals.loc[finding["rows"]]
+    if finding["column"] != "error":
+        return [f"  row {row}: {_seen(signal, finding['column'])}" for row, signal in failing[:_ROWS_NAMED].iterrows()]
+    lines = []
+    # Equal faults are told once, as a pattern: a broken export breaks every row in the same way.
+    for reason, group in failing.groupby("error", sort=False):
+        first = group.iloc[0]
+        others = f" (and {len(group) - 1} more rows with this fault)" if len(group) > 1 else ""
+        lines.append(f"  row {group.index[0]}: {reason}; saw {_seen(first, 'error')}{others}")
+    return lines[:_ROWS_NAMED]
+
+
+def _seen(signal: pd.Series, column: str) -> str:
+    """The snippet that goes with a column, or the column's value."""
+    return dict(signal["faults"] or ()).get(column) or f"{column} {signal[column]}"
+
+
+def _stop_or_go_on(critical: list[Finding], rows: list[int], signals: pd.DataFrame, gate: params.Gate) -> None:
+    about_the_table = [finding for finding in critical if not finding["rows"]]
+    stopping = about_the_table if gate.quarantines else critical
+    if stopping:
+        lines = [line for finding in stopping for line in _describe(finding, signals)]
+        raise UserError("\n".join([f"the data gate stopped {RAW}; {VALIDATION_PAGE} shows it all", *lines]))
+    for finding in critical:
+        notice("\n  ".join(_describe(finding, signals)))
+    if len(rows) > gate.max_quarantined * len(signals):
+        raise UserError(
+            f"{len(rows)} of {len(signals)} rows would be quarantined, more than validate.max_quarantined"
+            f" {gate.max_quarantined:g} allows; look at {QUARANTINE}, and mend the source or raise it"
+        )
+
+
+def _write_quarantine(rows: list[int], critical: list[Finding], source: params.Source) -> None:
+    """Quarantined rows as they stand in the source, with row number and reasons before them."""
+    wanted = dict.fromkeys(rows, "")
+    for finding in critical:
+        for row in set(finding["rows"]) & wanted.keys():
+            wanted[row] = "; ".join(filter(None, [wanted[row], f"{finding['rule']}: {finding['advice']}"]))
+    with files.replacing(QUARANTINE) as path, path.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["row", "why", "record"])
+        if wanted:
+            with RAW.open("rb") as raw:
+                for row, cells in parse.numbered(raw):
+                    if row in wanted:
+                        writer.writerow([row, wanted[row], *cells])
+
+
+def _write_page(result: Any) -> None:
+    """Great Expectations' page, equal bytes for equal results. A browser asks the network for its styles."""
+    from great_expectations.render.renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view import DefaultJinjaPageView
+
+    result.meta.pop("batch_markers", None)
+    page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    page = re.sub(r"\?d=\d{8}T[\d.]+Z", "", page)
+    for number, identifier in enumerate(dict.fromkeys(_UUID.findall(page))):
+        page = page.replace(identifier, str(number))
+    shutil.rmtree(VALIDATION_PAGE.parent, ignore_errors=True)
+    files.write_text(VALIDATION_PAGE, page)
 
 
 if __name__ == "__main__":

@@ -50,9 +50,11 @@ def write_inputs(loss_gain=BETTER, predictions=None, **changes):
     files.write_text(report.PREDICTIONS, "\n".join(lines) + "\n")
     files.write_json(report.RUN, {"seconds": 71.3, "device": "cpu", "versions": {"torch": "2.9.0"}})
     split = {"conversations": 31, "tokens": 4100}
-    files.write_json(report.SPLIT_SIZES, {"train": split, "validation": split, "test": split})
-    finding = {"rule": "short answers", "severity": "warning", "rows": 3, "first": [], "reason": "r", "advice": "look"}
-    files.write_json(report.VALIDATION, {"rows": 206, "rules": 9, "findings": [finding]})
+    nearest = {"median": 0.3, "p90": 0.5, "max": 0.7}
+    splits = {"train": split, "validation": split, "test": split, "overlap": 0, "nearest": nearest}
+    files.write_json(report.SPLIT_REPORT, splits)
+    finding = {"rule": "short answers", "severity": "warning", "rows": 3, "advice": "look"}
+    files.write_json(report.VALIDATION, {"rows": 206, "rules": 9, "quarantined": 0, "findings": [finding]})
     write_history([[1, 0.1, 2.2, 0.001], [18, 1, 1.6, 0.001], [36, 2, 1.2, 0]], [[18, 1, 1.7], [36, 2, 1.4]])
 
 
@@ -190,7 +192,7 @@ def test_an_empty_history_gives_no_chart(project):
 
 
 @pytest.mark.parametrize(
-    "name", ["METRICS", "PREDICTIONS", "HISTORY", "VALIDATION_HISTORY", "RUN", "SPLIT_SIZES", "VALIDATION"]
+    "name", ["METRICS", "PREDICTIONS", "HISTORY", "VALIDATION_HISTORY", "RUN", "SPLIT_REPORT", "VALIDATION"]
 )
 def test_a_missing_input_is_named(project, name):
     write_inputs()
@@ -198,3 +200,9 @@ def test_a_missing_input_is_named(project, name):
     path.unlink()
     with pytest.raises(UserError, match=f"{path} is missing; run `dvc repro`"):
         report.main()
+
+
+def test_leaks_between_splits_are_shown(project):
+    write_inputs()
+    for text in outputs():
+        assert "No prompts in more than one split" in text and "at most 0.7" in text

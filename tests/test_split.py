@@ -1,6 +1,8 @@
 import collections
+import json
 import random
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 from stages import conversations, split
 from stages.command import UserError
 from stages.conversations import Conversation, Message
+from stages.neighbours import sketch
+from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS
 
 
 def prompts(count):
@@ -82,3 +86,53 @@ def test_a_conversation_survives_its_jsonl(turns):
     conversation = Conversation(tuple(Message(role, content) for role, content in turns))
     line = conversations.encode(conversation)
     assert b"\n" not in line and conversations.decode(line) == conversation
+
+
+@pytest.fixture
+def rows(project):
+    """rows(prompts) writes signals and conversations as parse and validate leave them."""
+
+    def write(prompts, quarantined=()):
+        talks = [Conversation((Message("user", prompt), Message("assistant", "Yes."))) for prompt in prompts]
+        signals = [
+            {"row": n, "error": None, "prompt_hash": prompt, "sketch": sketch(talk.prompt_key), "n_tokens": 10}
+            for n, (prompt, talk) in enumerate(zip(prompts, talks, strict=True), 1)
+        ]
+        SIGNALS.parent.mkdir(exist_ok=True)
+        pd.DataFrame(signals).to_parquet(SIGNALS)
+        conversations.write_jsonl(CONVERSATIONS, talks)
+        QUARANTINE.write_text("row,why,record\n" + "".join(f"{row},x,y\n" for row in quarantined))
+
+    return write
+
+
+def read(name):
+    return [talk.prompt[0].content for talk in conversations.read_jsonl(SPLITS / f"{name}.jsonl")]
+
+
+def test_nearly_equal_prompts_share_a_split(rows):
+    rng = random.Random(2)
+    questions = [letter + "".join(rng.choices("0123456789", k=99)) for letter in "abcdefghijklmnopqrst"]
+    rows([question + end for question in questions for end in ("", "!", " please")])
+    split.main()
+    homes = collections.defaultdict(set)
+    for name in split.NAMES:
+        for prompt in read(name):
+            homes[prompt[0]].add(name)
+    assert len(homes) == 20 and all(len(names) == 1 for names in homes.values())
+
+
+def test_the_report_shows_sizes_overlap_and_nearness(rows):
+    rows([f"{n} {chr(97 + n % 26) * 30}" for n in range(40)])
+    split.main()
+    report = json.loads(SPLIT_REPORT.read_text())
+    assert [report[name]["conversations"] for name in split.NAMES] == [len(read(name)) for name in split.NAMES]
+    assert report["overlap"] == 0 and report["train"]["tokens"] == 10 * report["train"]["conversations"]
+    assert 0 <= report["nearest"]["median"] <= report["nearest"]["p90"] <= report["nearest"]["max"] < 1
+
+
+def test_quarantined_rows_are_left_out(rows):
+    rows([f"question {chr(97 + n) * 20}" for n in range(10)], quarantined=[2, 9])
+    split.main()
+    kept = sorted(prompt[9] for name in split.NAMES for prompt in read(name))
+    assert kept == list("acdefghj")

@@ -1,82 +1,131 @@
+import csv
 import json
+import re
+import string
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from stages import validate
+from stages import parse, split, validate
 from stages.command import UserError
-from stages.paths import SIGNALS, SUITE, VALIDATION
+from stages.content import NAMES
+from stages.neighbours import sketch
+from stages.paths import QUARANTINE, RAW, SPLITS, SUITE, VALIDATION, VALIDATION_PAGE
 
 from .conftest import ROOT
 
 RULES = validate.read_suite(ROOT / SUITE)
+GOOD = {
+    "error": None,
+    "roles": "sua",
+    "n_empty": 0,
+    "n_tokens": 20,
+    "n_over": 0,
+    "n_response": 30,
+    "system_hash": "s",
+    "language": "en",
+    **dict.fromkeys(NAMES, 0),
+    "faults": None,
+    "sketch": None,
+}
 
 
 def signals(**changes):
-    """Signals of four good rows, with columns of the second row (CSV row 12) changed."""
-    count = 4
-    frame = pd.DataFrame(
-        {
-            "row": range(11, 11 + count),
-            "error": [None] * count,
-            "snippet": [None] * count,
-            "roles": ["sua", "ua", "suaua", "ua"],
-            "n_empty": [0.0] * count,
-            "n_tokens": [20.0] * count,
-            "prompt_hash": list("abcd"),
-            "conversation_hash": list("abcd"),
-        }
-    ).set_index("row")
-    for column, value in changes.items():
-        frame.loc[12, column] = value
-    return frame
+    """Signals of four good rows; `changes` is what is different in the second, which is row 12 of the source."""
+    hashes = [{name: f"{name}{n}" for name in ("prompt_hash", "response_hash", "conversation_hash")} for n in range(4)]
+    rows = [{"row": 11 + n, **GOOD, **hashes[n]} for n in range(4)]
+    for number, row in enumerate(rows):
+        row["sketch"] = sketch(string.ascii_letters[number] * 9)
+    rows[1] |= changes
+    return pd.DataFrame(rows).set_index("row")
+
+
+def found(frame, rules=RULES):
+    frame = validate.compared(frame)
+    return validate.findings(validate.check(frame, rules), rules, frame)
 
 
 def test_good_rows_pass():
-    assert validate.check(signals(), RULES) == []
+    assert found(signals()) == []
+    assert found(signals(roles="suaua", language=None)) == []
+
+
+BROKEN = {name: None for name in GOOD} | {"prompt_hash": None, "response_hash": None, "conversation_hash": None}
 
 
 @pytest.mark.parametrize(
     "rule, severity, changes",
     [
-        ("parses", "critical", {"error": "JSON is malformed", "snippet": '{"mess'}),
-        ("roles", "critical", {"roles": "su"}),
-        ("roles", "critical", {"roles": "uas"}),
-        ("roles", "critical", {"roles": "uuaa"}),
-        ("roles", "critical", {"roles": ""}),
-        ("no empty message", "critical", {"n_empty": 1}),
+        ("parses", "critical", {**BROKEN, "error": "JSON is malformed"}),
+        ("alternating_roles", "critical", {"roles": "suuaa"}),
+        ("system_first", "critical", {"roles": "usa"}),
+        ("system_first", "critical", {"roles": "ssua"}),
+        ("user_before_assistant", "critical", {"roles": "saua"}),
+        ("ends_with_response", "critical", {"roles": "su"}),
+        ("ends_with_response", "critical", {"roles": ""}),
+        ("no_empty_message", "critical", {"n_empty": 1}),
+        ("within_context", "critical", {"n_over": 1}),
+        ("short_response", "warning", {"n_response": 1}),
+        ("unfinished_response", "warning", {"unfinished": 1}),
+        ("mojibake", "warning", {"mojibake": 1}),
+        ("control_characters", "warning", {"control": 1}),
+        ("replacement_characters", "warning", {"replacement": 1}),
+        ("template_markers", "warning", {"template": 1}),
+        ("special_tokens", "critical", {"special_token": 1}),
+        ("email_addresses", "warning", {"email": 1}),
+        ("phone_numbers", "warning", {"phone": 1}),
+        ("card_numbers", "critical", {"card": 1}),
+        ("api_keys", "critical", {"api_key": 1}),
+        ("one_system_prompt", "info", {"system_hash": "t"}),
+        ("one_language", "info", {"language": "fr"}),
     ],
 )
 def test_each_rule_finds_its_row(rule, severity, changes):
-    (finding,) = validate.check(signals(**changes), RULES)
-    assert (finding["rule"], finding["severity"], finding["rows"]) == (rule, severity, 1)
-    assert finding["first"][0]["row"] == 12
+    (finding,) = found(signals(**changes))
+    assert (finding["rule"], finding["severity"], finding["rows"]) == (rule, severity, [12])
 
 
-def test_duplicates_are_a_warning_that_names_both_rows():
-    (finding,) = validate.check(signals(conversation_hash="a"), RULES)
-    assert finding["severity"] == "warning" and [one["row"] for one in finding["first"]] == [11, 12]
+def test_rules_about_several_rows_name_all_of_them():
+    (finding,) = found(signals(prompt_hash="prompt_hash0"))
+    assert (finding["rule"], finding["rows"]) == ("conflicting_responses", [11, 12])
+    (finding,) = found(signals(sketch=sketch("a" * 9)))
+    assert (finding["rule"], finding["rows"]) == ("near_duplicate_prompts", [11, 12])
+    (finding,) = found(signals(conversation_hash="conversation_hash0"))
+    assert (finding["rule"], finding["rows"]) == ("duplicates", [11, 12])
+    assert found(signals(prompt_hash="prompt_hash0", response_hash="response_hash0")) == []
 
 
 def test_too_few_rows():
-    (finding,) = validate.check(signals()[:2], RULES)
-    assert finding["rule"] == "enough conversations" and finding["severity"] == "critical"
+    (finding,) = found(signals()[:2])
+    assert (finding["rule"], finding["severity"], finding["rows"]) == ("enough_conversations", "critical", [])
+
+
+def test_every_rule_of_the_suite_is_tested():
+    marks = test_each_rule_finds_its_row.pytestmark[0].args[1]
+    tested = {rule for rule, *_ in marks} | {"duplicates", "conflicting_responses", "near_duplicate_prompts"}
+    assert tested | {"enough_conversations"} == set(RULES)
 
 
 def test_a_rule_that_raises_is_critical():
-    rule = {**RULES[-1], "kwargs": {"column": "no_such_column"}}
-    (finding,) = validate.check(signals(), [rule])
+    rule = {**RULES["duplicates"], "kwargs": {"column": "no_such_column"}}
+    (finding,) = found(signals(), {"typo": rule})
     assert finding["severity"] == "critical" and "no_such_column" in finding["reason"]
 
 
 @pytest.mark.parametrize(
     "old, new, message",
     [
-        ("values_to_be_null", "values_to_be_nul", "knows no 'expect_column_values_to_be_nul'"),
+        (
+            "values_to_be_null",
+            "values_to_be_nul",
+            "knows no 'expect_column_values_to_be_nul'",
+        ),
         ("severity: warning", "severity: fatal", "severity 'fatal'; expected critical, warning, info"),
-        ("severity: warning", "severty: warning", "expected the keys advice, kwargs, rule, severity, type"),
-        ("- rule: parses", "- rule: [parses", str(SUITE)),
+        ("severity: warning", "severty: warning", "expected the keys advice, kwargs, severity, type"),
+        ("parses:", "parses: [", str(SUITE)),
+        ("mojibake:\n", "api_keys:\n", "the key 'api_keys' stands twice"),
+        ("kwargs: {column: error}\n  severity: critical", "kwargs: {column: error}\n  severity: info", "critical rule"),
     ],
 )
 def test_a_suite_with_a_slip_is_refused(project, old, new, message):
@@ -88,17 +137,87 @@ def test_a_suite_with_a_slip_is_refused(project, old, new, message):
         validate.read_suite(SUITE)
 
 
+def test_arguments_that_the_rule_does_not_take_are_refused():
+    rules = {"odd": {**RULES["duplicates"], "kwargs": {"colum": "row"}}}
+    with pytest.raises(UserError, match="'odd': Great Expectations refuses its arguments"):
+        validate.check(signals(), rules)
+
+
 def test_an_empty_suite_is_refused(project):
     Path("empty.yaml").write_text("")
     with pytest.raises(UserError, match="an empty suite would let everything pass"):
         validate.read_suite(Path("empty.yaml"))
 
 
-def test_the_gate_stops_with_rows_and_writes_the_report_first(project):
-    SUITE.parent.mkdir()
-    SUITE.write_text((ROOT / SUITE).read_text())
-    signals(error="JSON is malformed", snippet='{"mess', roles=None).reset_index().to_parquet(SIGNALS)
-    with pytest.raises(UserError) as error:
+TALK = '{"messages": [{"role": "user", "content": "Pool %d?"}, {"role": "assistant", "content": "At 7."}]}'
+KEY = "sk-" + "a1B2" * 8
+
+
+@pytest.fixture
+def gate(base):
+    """gate(records, **params) runs parse and validate over these records of a CSV."""
+
+    def run(records, **knobs):
+        text = Path("params.yaml").read_text()
+        for key, value in knobs.items():
+            text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text)
+        Path("params.yaml").write_text(text)
+        SUITE.parent.mkdir(exist_ok=True)
+        SUITE.write_text((ROOT / SUITE).read_text())
+        with RAW.open("w", newline="", encoding="utf-8") as out:
+            csv.writer(out).writerows([record] for record in records)
+        parse.main()
         validate.main()
-    assert 'row 12: JSON is malformed; {"mess' in str(error.value) and "mend the record" in str(error.value)
-    assert json.loads(VALIDATION.read_text())["findings"][0]["rows"] == 1
+        return json.loads(VALIDATION.read_text())
+
+    return run
+
+
+def good(count):
+    return [TALK % n for n in range(count)]
+
+
+def test_the_gate_stops_with_all_findings_and_writes_its_reports_first(gate):
+    with pytest.raises(UserError) as error:
+        gate([*good(5), '{"messages": 5}', (TALK % 9).replace("At 7", f"Use {KEY}")])
+    text = str(error.value)
+    assert "parses, 1 of 7 rows" in text and "row 6: Expected `array`, got `int` - at `$.messages`" in text
+    assert "api_keys, 1 of 7 rows" in text and "row 7: Use ‹sk•••›" in text and "revoke it" in text
+    report = json.loads(VALIDATION.read_text())
+    assert {finding["rule"]: finding["rows"] for finding in report["findings"]} == {"parses": 1, "api_keys": 1}
+    assert "<html" in VALIDATION_PAGE.read_text(encoding="utf-8").lower()
+    for path in (VALIDATION, VALIDATION_PAGE, QUARANTINE):
+        assert KEY not in path.read_text(encoding="utf-8")
+
+
+def test_one_fault_in_every_row_is_told_once(gate):
+    with pytest.raises(UserError) as error:
+        gate(["(" + record[1:] for record in good(20)])
+    lines = [line for line in str(error.value).splitlines() if "row" in line and "malformed" in line]
+    assert len(lines) == 1 and "saw ‹(›" in lines[0] and "and 19 more rows with this fault" in lines[0]
+
+
+def test_quarantine_sets_rows_aside_and_loses_none(gate):
+    bad = ['{"messages": 5}', (TALK % 99).replace("At 7", f"Use {KEY}")]
+    report = gate([*good(5), *bad, *good(40)[5:]], on_error="quarantine", max_quarantined=0.1)
+    with QUARANTINE.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert report["quarantined"] == 2 == len(rows)
+    assert [(row["row"], row["record"]) for row in rows] == [("6", bad[0]), ("7", bad[1])]
+    assert rows[0]["why"].startswith("parses: ") and rows[1]["why"].startswith("api_keys: ")
+    split.main()
+    kept = [line for name in split.NAMES for line in (SPLITS / f"{name}.jsonl").read_text().splitlines()]
+    assert len(kept) == 40 and sorted(map(json.loads, kept), key=str) == sorted(map(json.loads, good(40)), key=str)
+
+
+def test_too_many_quarantined_rows_stop_the_run(gate):
+    with pytest.raises(UserError, match="2 of 12 rows would be quarantined, more than validate.max_quarantined 0.1"):
+        gate([*good(10), "{}", "[]"], on_error="quarantine", max_quarantined=0.1)
+
+
+def test_two_runs_write_the_same_bytes(gate):
+    def outcome():
+        gate([*good(5), (TALK % 9).replace("At 7.", "until")])
+        return [path.read_bytes() for path in (VALIDATION, VALIDATION_PAGE, QUARANTINE)]
+
+    assert outcome() == outcome()

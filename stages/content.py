@@ -1,0 +1,120 @@
+"""What should not stand in a message: secrets, broken text, leftovers of templates. Found by name, shown masked."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from ftfy.badness import BADNESS_RE
+from phonenumbers import PhoneNumberMatcher
+from stdnum import luhn
+
+from stages.conversations import Conversation
+
+Span = tuple[int, int]
+Finder = Callable[[str], Span | None]
+
+_AROUND = 30
+_BEGINNING = 60
+_MASK = "•••"
+
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}")
+_DIGITS = re.compile(r"\+?\d(?:[ ./()-]{0,3}\d){6,18}")
+_CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
+_KEY = re.compile(
+    r"\b(?:sk-[\w-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{36,}|hf_\w{30,}|xox[abprs]-[\w-]{10,}|AIza[\w-]{35})\b"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_REPLACEMENT = re.compile("\ufffd")
+_TEMPLATE = re.compile(r"^\s*\[\s*[\"']|<\|\w+\|>|\{\{\s*[\w.]+\s*\}\}|\[/?INST\]|<</?SYS>>")
+_FINISHED = re.compile(r"[.!?…:;。！？：；।؟)\]}\"'”’»›*`~|]$|[^\w\s,\-–—]$|https?://\S+$|\S+@\S+\.\w+$|\d$")
+
+
+def _by(pattern: re.Pattern[str]) -> Finder:
+    def find(text: str) -> Span | None:
+        match = pattern.search(text)
+        return match.span() if match else None
+
+    return find
+
+
+def _phone(text: str) -> Span | None:
+    # The library is slow and sure: it only sees texts in which enough digits stand together.
+    if _DIGITS.search(text):
+        for match in PhoneNumberMatcher(text, None):
+            return match.start, match.end
+    return None
+
+
+def _card(text: str) -> Span | None:
+    for match in _CARD.finditer(text):
+        if luhn.is_valid(re.sub(r"\D", "", match[0])):
+            return match.span()
+    return None
+
+
+SECRETS: dict[str, Finder] = {"email": _by(_EMAIL), "phone": _phone, "card": _card, "api_key": _by(_KEY)}
+BROKEN: dict[str, Finder] = {
+    "mojibake": _by(BADNESS_RE),
+    "control": _by(_CONTROL),
+    "replacement": _by(_REPLACEMENT),
+    "template": _by(_TEMPLATE),
+}
+NAMES = (*SECRETS, *BROKEN, "special_token", "unfinished")
+
+
+class Inspector:
+    """Finds faults of content; knows the special tokens of one tokenizer."""
+
+    def __init__(self, special_tokens: Sequence[str]) -> None:
+        tokens = "|".join(re.escape(token) for token in sorted(special_tokens, key=len, reverse=True))
+        # A lone "<s>" or "[PAD]" is still a token to the tokenizer, so nothing is asked about its surroundings.
+        self._finders = {**SECRETS, **BROKEN, "special_token": _by(re.compile(tokens or r"(?!)"))}
+
+    def faults(self, conversation: Conversation) -> dict[str, str]:
+        """Name of each fault and a snippet around its first place, which is marked with ‹ ›."""
+        return dict(self._faults(conversation))
+
+    def _faults(self, conversation: Conversation) -> Iterator[tuple[str, str]]:
+        for name, find in self._finders.items():
+            for message in conversation.messages:
+                if span := find(message.content):
+                    yield name, snippet(message.content, span, secret=name in SECRETS)
+                    break
+        if conversation.messages and not finished(conversation.response):
+            end = len(conversation.response.rstrip())
+            yield "unfinished", snippet(conversation.response, (end, end))
+
+
+def finished(text: str) -> bool:
+    """Whether a text ends as a sentence may end: with a sign, a number, an address or an emoji, not within a word."""
+    return not text.strip() or bool(_FINISHED.search(text.rstrip()))
+
+
+def snippet(text: str, span: Span, secret: bool = False) -> str:
+    """The text around `span`, with ‹ › around it; secrets in it are masked."""
+    start, end = span
+    middle = text[start : start + 2] + _MASK if secret else masked(text[start:end])
+    # Masking comes before cutting: half a secret is not recognized any more.
+    left, right = masked(text[:start])[-_AROUND:], masked(text[end:])[:_AROUND]
+    return _printable(f"{left}‹{middle}›{right}")
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text; secrets in it are masked."""
+    return _printable(masked(text)[:_BEGINNING])
+
+
+def _printable(text: str) -> str:
+    """A terminal would obey control characters, and a line break would fake another finding."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def masked(text: str) -> str:
+    """The text with every secret replaced by its first two characters and dots."""
+    for find in SECRETS.values():
+        done = 0
+        while span := find(text[done:]):
+            start, end = done + span[0], done + span[1]
+            text = f"{text[: start + 2]}{_MASK}{text[end:]}"
+            done = start + 2 + len(_MASK)
+    return text

@@ -1,0 +1,68 @@
+"""Prompts that are nearly the same: sketches, groups and nearest neighbours, without comparing every pair."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rensa import RMinHash
+
+# Share of common character 4-grams from which two prompts count as nearly the same.
+SIMILAR = 0.8
+_PERMUTATIONS = 64
+# Bands of four: prompts at 0.8 share one with a probability above 0.999.
+_BAND = 4
+_SEED = 1
+_GRAM = 4
+# Pairs compared at once, to bound memory.
+_AT_ONCE = 2_000_000
+
+
+def sketch(text: str) -> bytes:
+    """MinHash (Broder 1997) of the text's set of character 4-grams."""
+    made = RMinHash(num_perm=_PERMUTATIONS, seed=_SEED)
+    made.update(list({text[at : at + _GRAM] for at in range(max(1, len(text) - _GRAM + 1))}))
+    return np.array(made.digest(), np.uint32).tobytes()
+
+
+def matrix(sketches: Sequence[bytes]) -> np.ndarray:
+    """Sketches as an array of shape (prompts, permutations)."""
+    return np.frombuffer(b"".join(sketches), np.uint32).reshape(-1, _PERMUTATIONS)
+
+
+def similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Estimated Jaccard similarity of sketches: the share of permutations in which they agree."""
+    return (left == right).mean(axis=-1)
+
+
+def groups(sketches: np.ndarray) -> np.ndarray:
+    """A group's number for each prompt, shape (prompts,): nearly equal prompts, and those that they link, share one.
+
+    In each band, prompts with the same values are compared with the first of them only, so that time grows with the
+    number of prompts and not with its square.
+    """
+    parents = np.arange(len(sketches))
+
+    def root(at: int) -> int:
+        while parents[at] != at:
+            parents[at] = at = parents[parents[at]]
+        return at
+
+    for start in range(0, sketches.shape[1], _BAND):
+        band = np.ascontiguousarray(sketches[:, start : start + _BAND])
+        _, first, which = np.unique(band, axis=0, return_index=True, return_inverse=True)
+        representative = first[which.reshape(-1)]
+        others = np.flatnonzero(representative != np.arange(len(sketches)))
+        close = similarity(sketches[others], sketches[representative[others]]) >= SIMILAR
+        for at in others[close]:
+            one, other = root(int(at)), root(int(representative[at]))
+            parents[max(one, other)] = min(one, other)
+    return np.array([root(at) for at in range(len(sketches))], dtype=np.int64)
+
+
+def nearest(these: np.ndarray, those: np.ndarray) -> np.ndarray:
+    """Similarity of each of `these` sketches to the most similar of `those`, shape (these,)."""
+    step = max(1, _AT_ONCE // max(1, len(these)))
+    best = np.zeros(len(these))
+    for start in range(0, len(those), step):
+        found = similarity(these[:, None], those[None, start : start + step])
+        best = np.maximum(best, found.max(axis=1))
+    return best

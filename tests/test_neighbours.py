@@ -1,0 +1,53 @@
+import random
+import string
+
+import pytest
+
+from stages import neighbours
+from stages.neighbours import groups, matrix, nearest, sketch
+
+
+def grams(text):
+    return {text[at : at + 4] for at in range(len(text) - 3)}
+
+
+def jaccard(one, other):
+    return len(grams(one) & grams(other)) / len(grams(one) | grams(other))
+
+
+PROMPT = "user:at what time do you serve breakfast on sundays in the garden room"
+PAIRS = [(PROMPT, PROMPT + " please"), (PROMPT, PROMPT.replace("sundays", "mondays")), (PROMPT, "user:is there a pool")]
+
+
+@pytest.mark.parametrize("one, other", PAIRS)
+def test_the_similarity_is_that_of_the_sets_of_grams(one, other):
+    found = neighbours.similarity(matrix([sketch(one)]), matrix([sketch(other)]))[0]
+    # 64 permutations: a standard error of at most sqrt(0.25 / 64) = 0.0625.
+    assert found == pytest.approx(jaccard(one, other), abs=0.19)
+
+
+def test_nearly_equal_prompts_share_a_group():
+    texts = [PROMPT, "user:is there a pool", PROMPT + " please", "user:is there a spa", PROMPT + "s"]
+    assert groups(matrix([sketch(text) for text in texts])).tolist() == [0, 1, 0, 3, 0]
+
+
+def test_groups_are_those_of_comparing_every_pair():
+    rng = random.Random(3)
+    bases = ["".join(rng.choices(string.ascii_lowercase, k=300)) for _ in range(20)]
+    texts = [base[:at] + "#" + base[at + 1 :] for base in bases for at in (10, 140, 270)]
+    rng.shuffle(texts)
+    found = groups(matrix([sketch(text) for text in texts]))
+    for one, text in enumerate(texts):
+        for other in range(one):
+            assert (found[one] == found[other]) == (jaccard(text, texts[other]) > 0.5)
+
+
+def test_short_and_empty_prompts():
+    assert groups(matrix([sketch(text) for text in ("", "a", "ab", "a", "")])).tolist() == [0, 1, 2, 1, 0]
+
+
+def test_the_nearest_is_found_across_blocks(monkeypatch):
+    monkeypatch.setattr(neighbours, "_AT_ONCE", 4)
+    those = matrix([sketch(f"user:question {n} about something") for n in range(10)] + [sketch(PROMPT)])
+    found = nearest(matrix([sketch(PROMPT), sketch("qqqqqqqq")]), those)
+    assert found[0] == 1 and found[1] < 0.1
