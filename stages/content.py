@@ -1,5 +1,6 @@
 """What should not stand in a message: secrets, broken text, leftovers of templates. Found by name, shown masked."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,9 +15,14 @@ Finder = Callable[[str], Span | None]
 
 _AROUND = 30
 _BEGINNING = 60
+# How far masking looks: beyond it nothing is shown.
+_WINDOW = 300
+# Phone numbers that are looked at in one message.
+_CANDIDATES = 100
 _MASK = "•••"
 
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}")
+# Every repetition is bounded, so that no text, however long, makes a search take more than linear time.
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}")
 _DIGITS = re.compile(r"\+?\d(?:[ ./()-]{0,3}\d){6,18}")
 _CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
 _KEY = re.compile(
@@ -38,10 +44,10 @@ def _by(pattern: re.Pattern[str]) -> Finder:
 
 
 def _phone(text: str) -> Span | None:
-    # The library is slow and sure: it only sees texts in which enough digits stand together.
-    if _DIGITS.search(text):
-        for match in PhoneNumberMatcher(text, None):
-            return match.start, match.end
+    # The library is slow and sure: it only sees where enough digits stand together.
+    for digits in itertools.islice(_DIGITS.finditer(text), _CANDIDATES):
+        for match in PhoneNumberMatcher(digits[0], None):
+            return digits.start() + match.start, digits.start() + match.end
     return None
 
 
@@ -87,21 +93,22 @@ class Inspector:
 
 def finished(text: str) -> bool:
     """Whether a text ends as a sentence may end: with a sign, a number, an address or an emoji, not within a word."""
-    return not text.strip() or bool(_FINISHED.search(text.rstrip()))
+    return not text.strip() or bool(_FINISHED.search(text.rstrip()[-_WINDOW:]))
 
 
 def snippet(text: str, span: Span, secret: bool = False) -> str:
     """The text around `span`, with ‹ › around it; secrets in it are masked."""
     start, end = span
-    middle = text[start : start + 2] + _MASK if secret else masked(text[start:end])
+    middle = text[start : start + 2] + _MASK if secret else masked(text[start:end][:_WINDOW])
     # Masking comes before cutting: half a secret is not recognized any more.
-    left, right = masked(text[:start])[-_AROUND:], masked(text[end:])[:_AROUND]
+    left = masked(text[max(0, start - _WINDOW) : start])[-_AROUND:]
+    right = masked(text[end : end + _WINDOW])[:_AROUND]
     return _printable(f"{left}‹{middle}›{right}")
 
 
 def excerpt(text: str) -> str:
     """The beginning of a text; secrets in it are masked."""
-    return _printable(masked(text)[:_BEGINNING])
+    return _printable(masked(text[:_WINDOW])[:_BEGINNING])
 
 
 def _printable(text: str) -> str:

@@ -27,7 +27,6 @@ _ATTEMPTS = 3
 _FIRST_PAUSE_SECONDS = 1.0
 _TIMEOUT = httpx.Timeout(30, connect=10)
 _CHUNK = 1 << 20
-_MEGABYTE = 1_000_000
 _HEAD = 1024
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml")
 _WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
@@ -39,10 +38,10 @@ class TransferError(Exception):
 
 def main() -> None:
     data = params.load().data
-    fetch(data.chosen, data.max_mb)
+    fetch(data.chosen, data.max_bytes)
 
 
-def fetch(source: params.Source, max_mb: float, pause: float = _FIRST_PAUSE_SECONDS) -> None:
+def fetch(source: params.Source, limit: int, pause: float = _FIRST_PAUSE_SECONDS) -> None:
     """Copy the source to `data/raw.csv`.
 
     `pause` is the time in seconds before the second attempt; it doubles before each further one.
@@ -54,7 +53,7 @@ def fetch(source: params.Source, max_mb: float, pause: float = _FIRST_PAUSE_SECO
     with files.replacing(RAW) as path:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                _transfer(source.url, path, max_mb)
+                _transfer(source.url, path, limit)
                 break
             except TransferError as error:
                 if attempt == _ATTEMPTS:
@@ -73,22 +72,21 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _transfer(url: str, path: Path, max_mb: float) -> None:
+def _transfer(url: str, path: Path, limit: int) -> None:
     scheme = urlsplit(url).scheme if "://" in url else ""
     if scheme in ("http", "https"):
-        _copy(_http(url), path, shown(url), max_mb)
+        _copy(_http(url), path, shown(url), limit)
     elif scheme in ("", "file"):
-        _copy(_local(Path(url2pathname(urlsplit(url).path) if scheme else url)), path, url, max_mb)
+        _copy(_local(Path(url2pathname(urlsplit(url).path) if scheme else url)), path, url, limit)
     else:
-        _copy(_fsspec(url, scheme), path, shown(url), max_mb)
+        _copy(_fsspec(url, scheme), path, shown(url), limit)
 
 
 Transfer = Any  # a context manager that gives (size in bytes or None, iterator over chunks of bytes)
 
 
-def _copy(transfer: Transfer, path: Path, name: str, max_mb: float) -> None:
+def _copy(transfer: Transfer, path: Path, name: str, limit: int) -> None:
     """Write what arrives to `path`, with a progress bar on a terminal; stop as soon as it is too much."""
-    limit = round(max_mb * _MEGABYTE)
     with transfer as (size, chunks), path.open("wb") as out:
         _within(size or 0, limit, name)
         # disable=None: no bar where nobody watches.
@@ -103,7 +101,7 @@ def _copy(transfer: Transfer, path: Path, name: str, max_mb: float) -> None:
 
 def _within(size: int, limit: int, name: str) -> None:
     if size > limit:
-        raise UserError(f"{name} is larger than data.max_mb allows ({limit / _MEGABYTE:g} MB); raise it if need be")
+        raise UserError(f"{name} is larger than data.max_mb allows ({limit / 1e6:g} MB); raise it if need be")
 
 
 @contextmanager

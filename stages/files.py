@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,3 +64,18 @@ def state_dir(*parts: str) -> Path:
     folder = Path(os.environ.get("DVC_ROOT", ".")).resolve().joinpath(".state", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def scratch(*parts: str) -> Iterator[Path]:
+    """An empty folder under `.state/`, removed at the end; the caller holds the lock that makes it his alone.
+
+    Its name is always the same, so that what a killed run left there is found and removed by the next.
+    """
+    folder = state_dir(*parts)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

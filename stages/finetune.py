@@ -7,7 +7,6 @@ so `dvc plots show` in a second terminal, or an editor that redraws DVC's plots,
 
 import csv
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,11 +38,11 @@ def main() -> None:
     unsloth.start()
     chat = Chat.load()
     train, validation = (examples(chat, split, knobs.unsloth.max_length) for split in ("train", "validation"))
-    with alone(), tempfile.TemporaryDirectory(dir=files.state_dir(), prefix="best-") as best:
+    with alone(), files.scratch("finetune") as scratch:
         with history() as log:
-            result = unsloth.finetune(base.weights(), train, validation, knobs, log, Path(best))
+            result = unsloth.finetune(base.weights(), train, validation, knobs, log, scratch)
         shutil.rmtree(TUNED, ignore_errors=True)
-        shutil.copytree(best, TUNED)
+        shutil.copytree(result.adapter, TUNED)
     for file in sorted(BASE.glob("*token*")):
         shutil.copyfile(file, TUNED / file.name)
     files.write_json(RUN, result.run)

@@ -12,12 +12,15 @@ _PERMUTATIONS = 64
 _BAND = 4
 _SEED = 1
 _GRAM = 4
+# Characters of a prompt that count.
+_LENGTH = 10_000
 # Pairs compared at once, to bound memory.
 _AT_ONCE = 2_000_000
 
 
 def sketch(text: str) -> bytes:
-    """MinHash (Broder 1997) of the text's set of character 4-grams."""
+    """MinHash (Broder 1997) of the set of character 4-grams in the text's first 10,000 characters."""
+    text = text[:_LENGTH]
     made = RMinHash(num_perm=_PERMUTATIONS, seed=_SEED)
     made.update(list({text[at : at + _GRAM] for at in range(max(1, len(text) - _GRAM + 1))}))
     return np.array(made.digest(), np.uint32).tobytes()

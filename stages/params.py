@@ -23,7 +23,7 @@ Text = Annotated[str, Field(strict=True, min_length=1)]
 
 
 class Section(BaseModel):
-    """A group of keys in which no key is optional and none may be unknown."""
+    """A group of keys of which none may be unknown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,8 +48,11 @@ class Source(Section):
 
     url: Text
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-    format: Literal["messages", "columns"]
+    format: Literal["messages", "columns", "sharegpt", "alpaca", "prompt_completion"]
     columns: Columns | None = None
+    container: Literal["csv", "json", "jsonl", "parquet"] | None = None
+    encoding: Text | None = None
+    delimiter: Annotated[str, Field(strict=True, min_length=1, max_length=1)] | None = None
 
     @model_validator(mode="after")
     def _columns_for_tables(self) -> "Source":
@@ -68,6 +71,11 @@ class Data(Section):
         if self.source not in self.sources:
             raise ValueError(f"source: '{self.source}' is not in data.sources{_nearest(self.source, self.sources)}")
         return self
+
+    @property
+    def max_bytes(self) -> int:
+        """`max_mb` in bytes."""
+        return round(self.max_mb * 1_000_000)
 
     @property
     def chosen(self) -> Source:

@@ -13,9 +13,11 @@ from stages.chat import Chat
 from stages.content import NAMES, Inspector
 from stages.conversations import Conversation
 from stages.neighbours import sketch
+from stages.shapes import Record
 
 # Shorter texts do not show their language.
 _LETTERS_FOR_LANGUAGE = 40
+_LETTERS_READ = 500
 
 SCHEMA = pa.schema(
     [
@@ -36,8 +38,6 @@ SCHEMA = pa.schema(
         ("faults", pa.map_(pa.string(), pa.string())),  # a masked snippet for each fault; the one column with text
     ]
 )
-
-Record = tuple[int, Conversation | None, str | None, str | None]
 
 
 class Signaller:
@@ -84,7 +84,7 @@ def _hash(text: str) -> str:
 
 
 def _language(text: str) -> str | None:
-    words = re.sub(r"[\W\d_]+", " ", text).strip()
+    words = re.sub(r"[\W\d_]+", " ", text[:_LETTERS_READ]).strip()
     if len(words) < _LETTERS_FOR_LANGUAGE:
         return None
     return str(_detector().detect(words, model="lite")[0]["lang"])

@@ -11,10 +11,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 import yaml
 
-from stages import files, neighbours, params, parse
+from stages import files, neighbours, params, reading
 from stages.command import UserError, notice, run
 from stages.paths import QUARANTINE, RAW, SIGNALS, SUITE, VALIDATION, VALIDATION_PAGE
 
@@ -37,7 +38,7 @@ def main() -> None:
     rows = sorted({row for finding in critical for row in finding["rows"]}) if knobs.gate.quarantines else []
     files.write_json(VALIDATION, report(found, len(signals), len(rules), len(rows)))
     _write_page(result)
-    _write_quarantine(rows, critical, knobs.data.chosen)
+    _write_quarantine(rows, critical, knobs.data)
     for finding in found:
         if finding["severity"] != _CRITICAL:
             notice("\n  ".join(_describe(finding, signals)))
@@ -214,7 +215,7 @@ def _stop_or_go_on(critical: list[Finding], rows: list[int], signals: pd.DataFra
         )
 
 
-def _write_quarantine(rows: list[int], critical: list[Finding], source: params.Source) -> None:
+def _write_quarantine(rows: list[int], critical: list[Finding], data: params.Data) -> None:
     """Quarantined rows as they stand in the source, with row number and reasons before them."""
     wanted = dict.fromkeys(rows, "")
     for finding in critical:
@@ -224,10 +225,16 @@ def _write_quarantine(rows: list[int], critical: list[Finding], source: params.S
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["row", "why", "record"])
         if wanted:
-            with RAW.open("rb") as raw:
-                for row, cells in parse.numbered(raw):
-                    if row in wanted:
-                        writer.writerow([row, wanted[row], *cells])
+            for row, content in reading.rows(RAW, data.chosen, data.max_bytes):
+                if row in wanted:
+                    writer.writerow([row, wanted[row], *_as_cells(content)])
+
+
+def _as_cells(content: reading.Content) -> list[str]:
+    if isinstance(content, list):
+        return content
+    record = content if isinstance(content, bytes) else msgspec.json.encode(content)
+    return [record.decode("utf-8", "replace")]
 
 
 def _write_page(result: Any) -> None:

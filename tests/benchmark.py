@@ -69,8 +69,8 @@ def measure(trainer: str) -> dict[str, Any]:
 
 def ours(train: list[Example], knobs: params.Params) -> tuple[float, float]:
     history: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as best:
-        result = unsloth.finetune(base.weights(), train, train[:1], knobs, history.append, Path(best))
+    with tempfile.TemporaryDirectory() as scratch:
+        result = unsloth.finetune(base.weights(), train, train[:1], knobs, history.append, Path(scratch))
     losses = [row["train_loss"] for row in history if "train_loss" in row]
     return result.run["seconds"], sum(losses) / len(losses)
 

@@ -70,8 +70,8 @@ def former(project):
     return project
 
 
-def fetch(url, sha256=None, max_mb=1):
-    download.fetch(params.Source(url=str(url), sha256=sha256, format="messages"), max_mb, pause=0)
+def fetch(url, sha256=None, limit=1_000_000):
+    download.fetch(params.Source(url=str(url), sha256=sha256, format="messages"), limit, pause=0)
 
 
 def refused(url, match, **given):
@@ -137,7 +137,7 @@ def test_an_empty_file(former, server):
 @pytest.mark.parametrize("respond", [whole, unsized])
 def test_more_than_the_limit(former, server, respond):
     server.answers = [respond]
-    refused(server.url, "larger than data.max_mb", max_mb=0.0005)
+    refused(server.url, "larger than data.max_mb", limit=500)
 
 
 def test_endless_redirects(former, server):

@@ -1,15 +1,21 @@
+import contextlib
 import csv
+import gzip
 import io
 import json
+import random
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from stages import conversations, params, parse
+from stages import conversations, parse, reading, shapes
 from stages.command import UserError
 from stages.conversations import Conversation, Message
 from stages.params import Columns, Source
+from stages.paths import CONVERSATIONS, RAW, SIGNALS
 
 MESSAGES = Source(url="x", sha256=None, format="messages")
 
@@ -24,8 +30,19 @@ def as_csv(*rows):
     return out.getvalue().encode()
 
 
-def read(raw, source=MESSAGES):
-    return list(parse.read(io.BytesIO(raw), source))
+def source(shape="messages", **given):
+    return Source(url="x", sha256=None, format=shape, **given)
+
+
+def read(raw, given=MESSAGES, limit=10_000_000):
+    RAW.parent.mkdir(exist_ok=True)
+    RAW.write_bytes(raw)
+    return list(shapes.read(reading.rows(RAW, given, limit), given))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 TALK = (("user", "Is “breakfast”, served\nat 7?"), ("assistant", "Yes — naïve café, 日本語, \u2019quoted\u2019"))
@@ -60,7 +77,7 @@ def test_a_row_with_a_second_column_is_told():
 def test_columns_with_a_system_prompt():
     columns = Columns(user="q", assistant="a", system_prompt="Be kind.")
     raw = as_csv(["id", "a", "q"], ["7", "Yes.", "Open?"], ["8", "short row"])
-    rows = read(raw, Source(url="x", sha256=None, format="columns", columns=columns))
+    rows = read(raw, source("columns", columns=columns))
     assert rows[0][:2] == (
         2,
         Conversation((Message("system", "Be kind."), Message("user", "Open?"), Message("assistant", "Yes."))),
@@ -69,16 +86,16 @@ def test_columns_with_a_system_prompt():
 
 
 def test_a_missing_column_names_those_that_there_are():
-    source = Source(url="x", sha256=None, format="columns", columns=Columns(user="question", assistant="a"))
+    wrong = source("columns", columns=Columns(user="question", assistant="a"))
     with pytest.raises(UserError, match="no column 'question'; its columns are: q, a"):
-        read(as_csv(["q", "a"], ["1", "2"]), source)
+        read(as_csv(["q", "a"], ["1", "2"]), wrong)
 
 
 @pytest.mark.parametrize(
     "raw, message",
     [
         (b"", "is empty"),
-        ("{é}".encode("latin-1"), "is not UTF-8"),
+        ("café".encode("latin-1"), "is not utf-8-sig"),
         (b'"{"messages"": []}"\n', "check the quotes"),
         (b'"never closed\n', "check the quotes"),
     ],
@@ -94,19 +111,18 @@ def test_a_cell_longer_than_the_csv_modules_own_limit():
 
 
 def test_main_writes_conversations_and_signals(project, base):
-    Path("data").mkdir()
+    Path("data").mkdir(exist_ok=True)
     bad = '{"messages": 5}'
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("url: data/sample.csv", "url: data/raw.csv"))
-    parse.RAW.write_bytes(as_csv([record(*TALK)], [bad], [record(("user", " "), ("assistant", "x"))]))
+    RAW.write_bytes(as_csv([record(*TALK)], [bad], [record(("user", " "), ("assistant", "x"))]))
     parse.main()
-    assert len(list(conversations.read_jsonl(parse.CONVERSATIONS))) == 2
-    line = parse.CONVERSATIONS.read_text(encoding="utf-8").splitlines()[0]
+    assert len(list(conversations.read_jsonl(CONVERSATIONS))) == 2
+    line = CONVERSATIONS.read_text(encoding="utf-8").splitlines()[0]
     assert json.loads(line) == json.loads(record(*TALK)) and "日本語" in line
-    signals = pd.read_parquet(parse.SIGNALS)
+    signals = pd.read_parquet(SIGNALS)
     assert list(signals["row"]) == [1, 2, 3] and list(signals["error"].isna()) == [True, False, True]
     assert list(signals["roles"].dropna()) == ["ua", "ua"] and list(signals["n_empty"].dropna()) == [0, 1]
-    assert params.load().data.chosen.format == "messages"
 
 
 def test_tokens_are_those_of_the_chat_template(project, base):
@@ -119,3 +135,160 @@ def test_tokens_are_those_of_the_chat_template(project, base):
     expected = AutoTokenizer.from_pretrained("models/base").apply_chat_template(turns, return_dict=True)["input_ids"]
     talk = Conversation((Message("user", "Hi"), Message("assistant", "Hello there")))
     assert Chat.load().counts([talk]) == [len(expected)]
+
+
+def talk(*turns):
+    return Conversation(tuple(Message(*turn) for turn in turns))
+
+
+HELLO = talk(("system", "Be kind."), ("user", "Hi"), ("assistant", "Hello!"))
+SHAREGPT = {
+    "system": "Be kind.",
+    "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}],
+}
+ALPACA = {"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"}
+GOOD_DAY = ("assistant", "Good day")
+
+
+@pytest.mark.parametrize(
+    "shape, one, expected",
+    [
+        ("sharegpt", SHAREGPT, HELLO),
+        ("alpaca", ALPACA, talk(("user", "Translate.\n\nGuten Tag"), GOOD_DAY)),
+        ("alpaca", {**ALPACA, "input": ""}, talk(("user", "Translate."), GOOD_DAY)),
+        ("prompt_completion", {"prompt": "Hi", "completion": "Good day"}, talk(("user", "Hi"), GOOD_DAY)),
+        ("messages", json.loads(record(*TALK)), talk(*TALK)),
+    ],
+)
+@pytest.mark.parametrize("container", ["json", "jsonl", "parquet", "jsonl.gz"])
+def test_formats_in_every_container(shape, one, expected, container):
+    if container == "json":
+        raw = json.dumps([one, one]).encode()
+    elif container == "parquet":
+        out = io.BytesIO()
+        pd.DataFrame([one, one]).to_parquet(out)
+        raw = out.getvalue()
+    else:
+        raw = f"{json.dumps(one)}\n{json.dumps(one)}".encode()
+    if container.endswith("gz"):
+        raw = gzip.compress(raw)
+    assert read(raw, source(shape)) == [(1, expected, None, None), (2, expected, None, None)]
+
+
+def test_alpaca_in_a_csv():
+    raw = as_csv(["output", "instruction", "input"], ["Good day", "Translate.", "Guten Tag"])
+    assert read(raw, source("alpaca"))[0][1].response == "Good day"
+
+
+def test_an_unknown_speaker_is_told():
+    robot = {"conversations": [{"from": "robot", "value": "Hi"}]}
+    assert "Invalid enum value 'robot'" in read(json.dumps(robot).encode(), source("sharegpt"))[0][2]
+
+
+def test_a_field_that_is_no_text_is_told():
+    found = read(b'{"prompt": 5, "completion": "x"}', source("prompt_completion"))
+    assert found[0][2] == "Expected text in field `prompt`, got int"
+    assert "got missing" in read(b'{"completion": "x"}', source("prompt_completion"))[0][2]
+
+
+@pytest.mark.parametrize("sign", [";", "\t", "|"])
+def test_the_delimiter_is_detected(sign):
+    raw = f'q{sign}a\n"1, 2"{sign}"x, y"\n'.encode()
+    columns = Columns(user="q", assistant="a")
+    assert read(raw, source("columns", columns=columns))[0][1].response == "x, y"
+    with pytest.raises(UserError, match="it looks like"):
+        read(raw, source("columns", columns=columns, delimiter=","))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16", "utf-8"])
+def test_a_declared_encoding_is_used(encoding):
+    cell = record(("user", "Café?"), ("assistant", "Oui, déjà")).replace('"', '""')
+    found = read(f'"{cell}"\n'.encode(encoding), source(encoding=encoding))
+    assert found[0][1].prompt[0].content == "Café?"
+
+
+def test_a_wrong_encoding_names_a_likely_one():
+    text = "".join(f'"Où êtes-vous, où est le café déjà payé par l’hôtel {n}"\n' for n in range(50))
+    with pytest.raises(UserError, match="it looks like cp1252: set data.sources"):
+        read(text.encode("cp1252"))
+
+
+@pytest.mark.parametrize("declared", ["csv", "json", "parquet"])
+def test_a_wrong_container_names_the_right_one(declared):
+    with pytest.raises(UserError, match=f"is declared as {declared}, and is jsonl"):
+        read(record(*TALK).encode(), source(container=declared))
+
+
+HOSTILE = {
+    "formula": as_csv(['=HYPERLINK("http://evil")']),
+    "nul bytes": b'"{\x00}"\n"\x00\x1b[31m"',
+    "deep": as_csv(["[" * 100_000]),
+    "deep jsonl": b'{"messages": ' + b"[" * 100_000,
+    "deep json": b'[{"messages": ' + b"[" * 100_000,
+    "duplicate keys": as_csv(['{"messages": [], "messages": 5}']),
+    "surrogate": as_csv(['{"messages": [{"role": "user", "content": "\\ud800"}]}']),
+    "surrogate json": b'[{"messages": [{"role": "user", "content": "\\ud800"}]}]',
+    "nan": as_csv(['{"messages": NaN}']),
+    "torn gzip": gzip.compress(random.Random(0).randbytes(1000))[:500],
+    "torn parquet": b"PAR1 and nothing",
+    "torn json": b'[{"messages": [',
+    "path": as_csv(["../../etc/passwd"], ["../../etc/passwd"]),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_are_an_error_that_can_be_read(name):
+    try:
+        found = read(HOSTILE[name])
+    except UserError as error:
+        assert "data/raw.csv" in str(error) or "the source" in str(error)
+    else:
+        assert found and all(one[1] is None and one[2] and one[3].isprintable() for one in found)
+
+
+def test_a_million_columns():
+    with pytest.raises(UserError, match="1,000,000 columns"):
+        read(b"," * 999_999 + b"\n")
+
+
+@pytest.mark.parametrize("raw", [b'"' + b"a" * 5_000_000 + b'"', b"{" + b"a" * 5_000_000])
+def test_a_giant_record(raw):
+    with pytest.raises(UserError, match="of the source"):
+        read(raw)
+
+
+def test_a_zip_bomb():
+    with pytest.raises(UserError, match="unpacks to more than data.max_mb allows"):
+        read(gzip.compress(b"a\n" * 10_000_000), limit=1_000_000)
+
+
+FUZZ = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+SHAPES = st.sampled_from(["messages", "sharegpt", "alpaca"])
+
+
+@FUZZ
+@given(st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")), SHAPES)
+def test_no_bytes_crash_the_reader(raw, shape):
+    try:
+        for row, conversation, reason, _ in read(raw, source(shape)):
+            assert row > 0 and (conversation is None) == bool(reason)
+    except UserError:
+        pass
+
+
+@FUZZ
+@given(st.integers(0, 2**32), st.integers(1, 5))
+def test_no_torn_csv_crashes_the_reader(seed, cuts):
+    rng = random.Random(seed)
+    raw = bytearray(as_csv(*[[record(*TALK)] for _ in range(5)]))
+    for _ in range(cuts):
+        raw[rng.randrange(len(raw))] = rng.choice(b'"\\{}[],\n\x00\xff')
+    with contextlib.suppress(UserError):
+        read(bytes(raw))
+
+
+@FUZZ
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5))
+def test_text_comes_through_a_csv_unaltered(texts):
+    talks = [(("user", text), ("assistant", text)) for text in texts]
+    assert [one[1] for one in read(as_csv(*[[record(*turns)] for turns in talks]))] == [talk(*turns) for turns in talks]

@@ -4,10 +4,8 @@ Unsloth patches transformers and TRL when it is imported, so `start` imports it 
 """
 
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -25,8 +23,9 @@ _VERSIONS = ("unsloth", "torch", "transformers", "trl", "peft")
 
 @dataclass(frozen=True)
 class Result:
-    """A finished training: metrics that repeat, and facts that vary from run to run."""
+    """A finished training: the best adapter, metrics that repeat, and facts that vary from run to run."""
 
+    adapter: Path
     metrics: dict[str, Any]
     run: dict[str, Any]
 
@@ -41,23 +40,22 @@ def start() -> None:
 
 
 def finetune(
-    base: Path, train: Sequence[Example], validation: Sequence[Example], knobs: Params, log: Log, best: Path
+    base: Path, train: Sequence[Example], validation: Sequence[Example], knobs: Params, log: Log, scratch: Path
 ) -> Result:
     """Train LoRA weights on the base model in folder `base`; `log` takes one row of history at a time.
 
     The loss is the mean over the learned tokens. After each epoch the validation loss decides whether the adapter is
-    the best so far; only the best is kept, in folder `best`.
+    the best so far; only the best is kept, in the folder `scratch`, which the trainer may write to as well.
     """
     from stages.training.trainer import KeepBest, make
 
     model, tokenizer = _lora_model(base, knobs)
-    keep = KeepBest(best, knobs, log)
-    with _scratch() as scratch:
-        arguments = _arguments(scratch, len(train), knobs)
-        trainer = make(model, tokenizer, arguments, dataset(train), dataset(validation), keep)
-        begin = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - begin
+    keep = KeepBest(scratch / "best", knobs, log)
+    arguments = _arguments(scratch / "trainer", len(train), knobs)
+    trainer = make(model, tokenizer, arguments, dataset(train), dataset(validation), keep)
+    begin = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - begin
     tokens = sum(len(example.input_ids) for example in train)
     metrics = {
         "steps": trainer.state.global_step,
@@ -66,17 +64,7 @@ def finetune(
         "best_epoch": keep.best_epoch,
         "validation_loss": round(keep.best_loss, 4),
     }
-    return Result(metrics, _facts(model, seconds, tokens * knobs.epochs / seconds))
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder that the trainer may write to; what it leaves there is of no use later."""
-    folder = files.state_dir("finetune", str(os.getpid()))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return Result(scratch / "best", metrics, _facts(model, seconds, tokens * knobs.epochs / seconds))
 
 
 def _lora_model(base: Path, knobs: Params) -> tuple[Any, Any]:
@@ -97,12 +85,12 @@ def _lora_model(base: Path, knobs: Params) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _arguments(scratch: Path, conversations: int, knobs: Params) -> Any:
+def _arguments(folder: Path, conversations: int, knobs: Params) -> Any:
     from trl import SFTConfig
 
     steps = -(-conversations // knobs.batch_size) * knobs.epochs
     return SFTConfig(
-        output_dir=str(scratch),
+        output_dir=str(folder),
         num_train_epochs=knobs.epochs,
         per_device_train_batch_size=knobs.batch_size,
         per_device_eval_batch_size=knobs.batch_size,

