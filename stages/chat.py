@@ -45,14 +45,28 @@ class Chat:
             raise UserError(f"the tokenizer in {folder} has no end token; its answers could never end")
         return cls(tokenizer, folder)
 
-    def render(self, messages: Sequence[Message], answer_next: bool = False) -> str:
-        """The messages as the template writes them; with `answer_next`, up to where the assistant begins to speak."""
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next))
+    def render(self, conversation: Conversation, upto: int | None = None, answer_next: bool = False) -> str:
+        """The first `upto` messages as the template writes them; with `answer_next`, up to where the assistant speaks.
+
+        Raises:
+            UserError: the template leaves tool calls out, so that the model would learn to say nothing.
+        """
+        messages = conversation.messages[:upto]
+        text = str(
+            self.tokenizer.apply_chat_template(
+                [_turn(message) for message in messages],
+                tools=conversation.tools,
+                tokenize=False,
+                add_generation_prompt=answer_next,
+            )
+        )
+        if any(message.tool_calls and str(_called(message)) not in text for message in messages):
+            raise UserError("the model's chat template has no place for tool calls; choose a model that knows tools")
+        return text
 
     def counts(self, conversations: Sequence[Conversation]) -> list[int]:
         """Lengths of whole conversations in tokens, 0 for one without messages."""
-        texts = [self.render(one.messages) if one.messages else "" for one in conversations]
+        texts = [self.render(one) if one.messages else "" for one in conversations]
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
 
     @property
@@ -70,27 +84,44 @@ class Chat:
     def example(self, conversation: Conversation, last_only: bool = False) -> Example:
         """Tokens and labels: each assistant message and the end token that closes it are learned, nothing else.
 
-        With `last_only`, the response alone is labelled.
+        A message of weight 0 is not learned. With `last_only`, the response alone is labelled, whatever its weight.
 
         Raises:
             UserError: the template does not write a conversation as a continuation of its beginning, or does not
                 close an assistant's message with the tokenizer's end token.
         """
-        spans = [self._span(conversation, i) for i, m in enumerate(conversation.messages) if m.role == "assistant"]
-        spans = spans[-1:] if last_only else spans
-        text = self.render(conversation.messages)
+        text = self.render(conversation)
+        if last_only:
+            learned_messages = [len(conversation.messages) - 1]
+        else:
+            turns = enumerate(conversation.messages)
+            learned_messages = [at for at, one in turns if one.role == "assistant" and one.weight != 0]
+        spans = [self._span(conversation, at, text) for at in learned_messages]
         tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = tokens["input_ids"]
         learned = [any(start <= a and b <= end for start, end in spans) and b > a for a, b in tokens["offset_mapping"]]
         return Example(ids, [token if keep else IGNORED for token, keep in zip(ids, learned, strict=True)])
 
-    def _span(self, conversation: Conversation, index: int) -> tuple[int, int]:
+    def _span(self, conversation: Conversation, index: int, text: str) -> tuple[int, int]:
         """Where the template puts message `index` and its end token: first character and the one after the last."""
-        before = self.render(conversation.messages[:index], answer_next=True)
-        upto = self.render(conversation.messages[: index + 1])
-        if not (upto.startswith(before) and self.render(conversation.messages).startswith(upto)):
+        before = self.render(conversation, index, answer_next=True)
+        upto = self.render(conversation, index + 1)
+        if not (upto.startswith(before) and text.startswith(upto)):
             raise UserError("the model's chat template rewrites earlier turns; it cannot be trained on responses only")
         end = upto.rfind(self.tokenizer.eos_token)
         if end < len(before):
             raise UserError(f"the model's chat template does not close a response with {self.tokenizer.eos_token}")
         return len(before), end + len(self.tokenizer.eos_token)
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """The message as templates expect it: content is text, and what is not said is absent."""
+    turn = {"role": message.role, "content": message.text}
+    extra = {name: getattr(message, name) for name in ("name", "tool_calls", "tool_call_id")}
+    return turn | {name: value for name, value in extra.items() if value is not None}
+
+
+def _called(message: Message) -> Any:
+    """Name of the first function that a message calls."""
+    call = (message.tool_calls or [{}])[0]
+    return call.get("function", {}).get("name") if isinstance(call, dict) else None

@@ -83,10 +83,11 @@ class Inspector:
     def _faults(self, conversation: Conversation) -> Iterator[tuple[str, str]]:
         for name, find in self._finders.items():
             for message in conversation.messages:
-                if span := find(message.content):
-                    yield name, snippet(message.content, span, secret=name in SECRETS)
+                if span := find(message.text):
+                    yield name, snippet(message.text, span, secret=name in SECRETS)
                     break
-        if conversation.messages and not finished(conversation.response):
+        last = conversation.messages[-1:]
+        if last and not last[0].tool_calls and not finished(last[0].text):
             end = len(conversation.response.rstrip())
             yield "unfinished", snippet(conversation.response, (end, end))
 

@@ -4,24 +4,35 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn: who speaks and what is said."""
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One turn: who speaks and what is said, or which tools are called."""
 
     role: Role
-    content: str
+    content: str | None = None
+    name: str | None = None
+    weight: Literal[0, 1] | None = None  # 0: this assistant message is not learned
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The content, empty where there is none."""
+        return self.content or ""
 
 
-class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Messages in order. In a valid conversation the last one is the assistant's: the response."""
 
     messages: tuple[Message, ...]
+    tools: list[Any] | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -30,8 +41,8 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def response(self) -> str:
-        """The last message's content: what the model should answer."""
-        return self.messages[-1].content
+        """The last message's text: what the model should answer."""
+        return self.messages[-1].text
 
     @property
     def prompt_key(self) -> str:
@@ -40,7 +51,7 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Trivial are differences of case, punctuation, white space and Unicode form (NFKC).
         """
         return "\n".join(
-            f"{message.role}:{_plain(message.content)}" for message in self.prompt if message.role != "system"
+            f"{message.role}:{_plain(message.text)}" for message in self.prompt if message.role != "system"
         )
 
 

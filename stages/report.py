@@ -201,12 +201,17 @@ def _number(value: Any) -> str:
 
 
 def _conversation(prediction: dict[str, Any]) -> dict[str, Any]:
-    prompt = [{"role": _clean(one["role"]), "content": _clean(one["content"])} for one in prediction["prompt"]]
+    prompt = [{"role": one["role"], "content": _clean(_said(one))} for one in prediction["prompt"]]
     answers = {part: _clean(prediction[part]) for part in ("reference", "base", "tuned")}
     scores = prediction["scores"]
     chips = [_chip(name, scores["base"][name], scores["tuned"][name]) for name in LABELS if name in scores["tuned"]]
     title = next((one["content"] for one in reversed(prompt) if one["role"] == "user"), prompt[-1]["content"])
     return {"title": " ".join(title.split()), "prompt": prompt, "chips": chips, **answers}
+
+
+def _said(message: dict[str, Any]) -> str:
+    """What a message says, or the tools that it calls."""
+    return str(message.get("content") or json.dumps(message.get("tool_calls", ""), ensure_ascii=False))
 
 
 def _chip(name: str, base: float | None, tuned: float | None) -> dict[str, str]:

@@ -11,13 +11,14 @@ import pyarrow as pa
 from stages import conversations
 from stages.chat import Chat
 from stages.content import NAMES, Inspector
-from stages.conversations import Conversation
+from stages.conversations import Conversation, Message
 from stages.neighbours import sketch
 from stages.shapes import Record
 
 # Shorter texts do not show their language.
 _LETTERS_FOR_LANGUAGE = 40
 _LETTERS_READ = 500
+_SPEAKERS = {"user", "assistant"}
 
 SCHEMA = pa.schema(
     [
@@ -61,22 +62,29 @@ class Signaller:
     def _signals(self, conversation: Conversation, tokens: int) -> dict[str, Any]:
         messages = conversation.messages
         faults = self._inspector.faults(conversation)
-        system = [message.content for message in messages if message.role == "system"]
+        system = [message.text for message in messages if message.role == "system"]
         return {
             "roles": "".join(message.role[0] for message in messages),
-            "n_empty": sum(not message.content.strip() for message in messages),
+            "n_empty": sum(not (message.text.strip() or message.tool_calls) for message in messages),
             "n_tokens": tokens,
             "n_over": max(0, tokens - self._chat.context),
-            "n_response": len(conversation.response.strip()) if messages else 0,
+            "n_response": _length(messages[-1]) if messages else 0,
             "prompt_hash": _hash(conversation.prompt_key),
             "sketch": sketch(conversation.prompt_key),
-            "response_hash": _hash(conversation.response if messages else ""),
+            "response_hash": _hash(repr(messages[-1]) if messages else ""),
             "system_hash": _hash("\n".join(system)),
             "conversation_hash": _hash(conversations.encode(conversation).decode()),
-            "language": _language(" ".join(message.content for message in messages if message.role != "system")),
+            "language": _language(
+                " ".join(message.text for message in messages if message.role in ("user", "assistant"))
+            ),
             **{name: int(name in faults) for name in NAMES},
             "faults": faults or None,
         }
+
+
+def _length(message: Message) -> int:
+    """Characters that the message says, or calls tools with."""
+    return len(message.text.strip()) or len(str(message.tool_calls or ""))
 
 
 def _hash(text: str) -> str:

@@ -32,7 +32,7 @@ def test_the_last_response_alone(base):
 def test_the_tokens_are_the_templates_and_nothing_is_appended(base):
     chat = Chat.load()
     example = chat.example(TALK)
-    assert chat.tokenizer.decode(example.input_ids) == chat.render(TALK.messages)
+    assert chat.tokenizer.decode(example.input_ids) == chat.render(TALK)
     assert len(example.labels) == len(example.input_ids)
     pairs = zip(example.labels, example.input_ids, strict=True)
     assert all(label in (IGNORED, token) for label, token in pairs)
@@ -56,3 +56,38 @@ def test_a_template_that_cannot_be_trained_on_is_refused(base, template, message
     chat.tokenizer.chat_template = template
     with pytest.raises(UserError, match=message):
         chat.example(TALK)
+
+
+def test_a_message_of_weight_zero_is_not_learned(base):
+    chat = Chat.load()
+    first = Message("assistant", "Yes, at 7.", weight=0)
+    talk = Conversation((*TALK.messages[:2], first, *TALK.messages[3:]))
+    assert learned(chat, chat.example(talk)) == "Gladly.<|im_end|>"
+    silent = Conversation((TALK.messages[1], first))
+    assert learned(chat, chat.example(silent)) == "" and learned(chat, chat.example(silent, last_only=True)) != ""
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "free_rooms", "arguments": '{"day": "Monday"}'}}
+WITH_TOOLS = Conversation(
+    (
+        Message("user", "A room on Monday?"),
+        Message("assistant", tool_calls=[CALL]),
+        Message("tool", "2", tool_call_id="1"),
+        Message("assistant", "Two are free."),
+    ),
+    tools=[{"type": "function", "function": {"name": "free_rooms", "parameters": {}}}],
+)
+
+
+def test_tool_calls_are_learned_where_the_template_writes_them(base):
+    chat = Chat.load()
+    chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace(
+        "{{ message['content'] }}",
+        "{{ message['content'] }}{% for call in message.tool_calls or [] %}{{ call.function.name }}{% endfor %}",
+    )
+    assert learned(chat, chat.example(WITH_TOOLS)) == "free_rooms<|im_end|>Two are free.<|im_end|>"
+
+
+def test_tool_calls_are_refused_where_the_template_leaves_them_out(base):
+    with pytest.raises(UserError, match="has no place for tool calls"):
+        Chat.load().example(WITH_TOOLS)

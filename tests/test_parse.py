@@ -60,7 +60,7 @@ def test_messages_with_and_without_header_and_bom(bom, header, first):
     "cell, reason",
     [
         ('(["role": "user"]', "malformed"),
-        ('{"messages": [{"role": "user", "content": 5}]}', "Expected `str`, got `int` - at `$.messages[0].content`"),
+        ('{"messages": [{"role": "user", "content": 5}]}', "Expected `str | null`, got `int` - at `$.messages[0].content`"),
         ('{"messages": [{"role": "guest", "content": "a"}]}', "Invalid enum value 'guest' - at `$.messages[0].role`"),
         ('{"messages": [], "extra": 1}', "unknown field `extra`"),
     ],
@@ -292,3 +292,17 @@ def test_no_torn_csv_crashes_the_reader(seed, cuts):
 def test_text_comes_through_a_csv_unaltered(texts):
     talks = [(("user", text), ("assistant", text)) for text in texts]
     assert [one[1] for one in read(as_csv(*[[record(*turns)] for turns in talks]))] == [talk(*turns) for turns in talks]
+
+
+def test_tools_and_weights_come_through():
+    one = {
+        "messages": [
+            {"role": "user", "content": "A room?"},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "free", "arguments": "{}"}}]},
+            {"role": "tool", "content": "2", "tool_call_id": "1"},
+            {"role": "assistant", "content": "Two.", "weight": 1},
+        ],
+        "tools": [{"type": "function", "function": {"name": "free"}}],
+    }
+    found = read(as_csv([json.dumps(one)]))[0][1]
+    assert json.loads(conversations.encode(found)) == one

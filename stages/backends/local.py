@@ -61,7 +61,7 @@ class Pair:
     def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
         """The greedy answer to each prompt, and how many of them were cut because they reached `max_new_tokens`."""
         tokenizer = self.chat.tokenizer
-        prompts = [self.chat.render(conversation.prompt, answer_next=True) for conversation in conversations]
+        prompts = [self.chat.render(conversation, -1, answer_next=True) for conversation in conversations]
         ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
         # A configuration of our own: that of the base may sample, or punish repetition.
         greedy = GenerationConfig(
