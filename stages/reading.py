@@ -47,15 +47,15 @@ def rows(path: Path, source: Source, limit: int) -> Iterator[tuple[int, Content]
         UserError: it is empty or damaged, too large, or not what the source declares it to be.
     """
     with _unpacked(path, limit) as file:
-        head = _head(file, path)
-        container = _container(head)
-        if source.container not in (None, container):
-            raise UserError(
-                f"{path} is declared as {source.container}, and is {container}; mend data.sources.*.container or leave"
-                " it null"
-            )
-        read = {"csv": _csv, "json": _json, "jsonl": _jsonl, "parquet": _parquet}[container]
         try:
+            head = file.peek(_HEAD)[:_HEAD]
+            container = _container(head)
+            if source.container not in (None, container):
+                raise UserError(
+                    f"{path} is declared as {source.container}, and is {container}; mend data.sources.*.container or"
+                    " leave it null"
+                )
+            read = {"csv": _csv, "json": _json, "jsonl": _jsonl, "parquet": _parquet}[container]
             empty = True
             for row in read(file, source, head):
                 empty = False
@@ -64,13 +64,6 @@ def rows(path: Path, source: Source, limit: int) -> Iterator[tuple[int, Content]
                 raise UserError(f"{path} is empty; expected one conversation a record")
         except _DAMAGE as error:
             raise UserError(f"{path} is damaged: {error}; get it again") from None
-
-
-def _head(file: Any, path: Path) -> bytes:
-    try:
-        return bytes(file.peek(_HEAD)[:_HEAD])
-    except _DAMAGE as error:
-        raise UserError(f"{path} is damaged: {error}; get it again") from None
 
 
 @contextmanager

@@ -46,6 +46,7 @@ class Signaller:
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
+        self._context = chat.context
         self._inspector = Inspector(chat.special_tokens)
 
     def rows(self, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -67,7 +68,7 @@ class Signaller:
             "roles": "".join(message.role[0] for message in messages),
             "n_empty": sum(not (message.text.strip() or message.tool_calls) for message in messages),
             "n_tokens": tokens,
-            "n_over": max(0, tokens - self._chat.context),
+            "n_over": max(0, tokens - self._context),
             "n_response": _length(messages[-1]) if messages else 0,
             "prompt_hash": _hash(conversation.prompt_key),
             "sketch": sketch(conversation.prompt_key),

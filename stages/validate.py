@@ -23,6 +23,7 @@ _ROWS_NAMED = 5
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _KEYS = {"type", "kwargs", "severity", "advice"}
 _CRITICAL = "critical"
+_COMPARED = {"system": "system_hash", "language": "language"}
 
 Rule = dict[str, Any]
 Finding = dict[str, Any]
@@ -50,8 +51,8 @@ def compared(signals: pd.DataFrame) -> pd.DataFrame:
     """The signals with what only a look at all rows tells.
 
     `n_responses`: how many different responses the row's prompt has; `n_near`: how many other prompts are nearly the
-    same; `other_system`, `other_language`: 1 where the
-    row differs from the most common one. Rows that are no conversation have no value.
+    same; `other_system`, `other_language`: 1 where the row differs from the most common one. Rows that are no
+    conversation have no value.
     """
     valid = signals["error"].isna()
     responses = signals.groupby("prompt_hash")["response_hash"].transform("nunique")
@@ -66,9 +67,6 @@ def _near(signals: pd.DataFrame) -> pd.Series:
     """How many other prompts are in the group of nearly equal prompts of each row."""
     group = pd.Series(neighbours.groups(neighbours.matrix(list(signals["sketch"]))), signals.index)
     return signals.groupby(group)["prompt_hash"].transform("nunique") - 1
-
-
-_COMPARED = {"system": "system_hash", "language": "language"}
 
 
 def _differs(column: pd.Series) -> pd.Series:
