@@ -3,12 +3,13 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ftfy.badness import BADNESS_RE
 from phonenumbers import PhoneNumberMatcher
 from stdnum import luhn
 
-from stages.conversations import Conversation
+from stages.conversations import Conversation, Message
 
 Span = tuple[int, int]
 Finder = Callable[[str], Span | None]
@@ -66,6 +67,16 @@ BROKEN: dict[str, Finder] = {
     "template": _by(_TEMPLATE),
 }
 NAMES = (*SECRETS, *BROKEN, "special_token", "unfinished")
+# What a text must have for a fault to be possible: cheap to ask, and mostly the answer is no.
+_HINTS: dict[str, Callable[[str], Any]] = {
+    "email": lambda text: "@" in text,
+    "phone": _DIGITS.search,
+    "card": _DIGITS.search,
+    "mojibake": lambda text: not text.isascii(),
+    "control": lambda text: not text.isprintable(),
+    "replacement": lambda text: "\ufffd" in text,
+    "template": lambda text: "[" in text or "<" in text or "{{" in text,
+}
 
 
 class Inspector:
@@ -77,19 +88,25 @@ class Inspector:
         self._finders = {**SECRETS, **BROKEN, "special_token": _by(re.compile(tokens or r"(?!)"))}
 
     def faults(self, conversation: Conversation) -> dict[str, str]:
-        """Name of each fault and a snippet around its first place, which is marked with ‹ ›."""
-        return dict(self._faults(conversation))
+        """Name of each fault, and in which message it first stands, with a snippet in which it is marked with ‹ ›."""
+        return dict(self._faults(conversation.messages))
 
-    def _faults(self, conversation: Conversation) -> Iterator[tuple[str, str]]:
+    def _faults(self, messages: Sequence[Message]) -> Iterator[tuple[str, str]]:
+        together = " ".join(message.text for message in messages)
         for name, find in self._finders.items():
-            for message in conversation.messages:
+            if not _HINTS.get(name, find)(together):
+                continue
+            for number, message in enumerate(messages, 1):
                 if span := find(message.text):
-                    yield name, snippet(message.text, span, secret=name in SECRETS)
+                    yield name, _place(number, message) + snippet(message.text, span, secret=name in SECRETS)
                     break
-        last = conversation.messages[-1:]
-        if last and not last[0].tool_calls and not finished(last[0].text):
-            end = len(conversation.response.rstrip())
-            yield "unfinished", snippet(conversation.response, (end, end))
+        if messages and not messages[-1].tool_calls and not finished(messages[-1].text):
+            end = len(messages[-1].text.rstrip())
+            yield "unfinished", _place(len(messages), messages[-1]) + snippet(messages[-1].text, (end, end))
+
+
+def _place(number: int, message: Message) -> str:
+    return f"message {number} ({message.role}): "
 
 
 def finished(text: str) -> bool:

@@ -1,6 +1,7 @@
 """evaluate: base and tuned model on the test split, measured and compared, with confidence intervals.
 
-`reports/metrics.json` is for `dvc metrics diff`; `reports/eval/predictions.jsonl` has every answer with its scores.
+`reports/metrics.json` is for `dvc metrics diff`, `reports/slices.json` has the same for each label of the data, and
+`reports/eval/predictions.jsonl` has every answer with its scores.
 """
 
 import json
@@ -13,13 +14,14 @@ from stages import base, conversations, files, params
 from stages.chat import Chat
 from stages.command import notice, run
 from stages.conversations import Conversation
-from stages.paths import METRICS, PREDICTIONS, SPLIT_REPORT, SPLITS, TRAIN_METRICS, TUNED
+from stages.paths import METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS, TUNED
 from stages.scoring import Bootstrap, Mean, scores
-from stages.split import NAMES
 
 # Decimals of a measure: more would show the rounding of bf16, not the model.
 _DIGITS = {"chrf": 2}
 _DEFAULT_DIGITS = 4
+# The slice of conversations whose record has no label.
+_UNLABELLED = "(no label)"
 
 Measures = dict[str, Mean]
 
@@ -28,7 +30,7 @@ def main() -> None:
     from stages.backends.local import Pair
 
     knobs = params.load()
-    test = list(conversations.read_jsonl(SPLITS / "test.jsonl"))
+    test = list(conversations.read_jsonl(SPLITS["test"]))
     pair = Pair.load(base.weights(), TUNED, Chat.load(), knobs.evaluate.batch_size)
     answers, measures = {}, {}
     for name, tuned in (("base", False), ("tuned", True)):
@@ -39,6 +41,8 @@ def main() -> None:
     results = compare(measures["base"], measures["tuned"], knobs)
     _write_predictions(test, answers, measures)
     _write_metrics(results, test, measures["base"]["loss"])
+    labels = json.loads(TEST_LABELS.read_text(encoding="utf-8"))
+    files.write_json(SLICES, slices(labels, measures["base"], measures["tuned"], knobs))
     gain = results["gain"]["loss"]
     notice(f"evaluated {len(test)} conversations: loss gain {gain['value']} ({gain['low']} to {gain['high']})")
 
@@ -65,9 +69,23 @@ def compare(base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, 
     }
 
 
+def slices(labels: list[str], base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, dict[str, Any]]:
+    """What `compare` gives for the conversations of each label, and how many they are; nothing without labels."""
+    found = {}
+    for label in sorted(set(labels)):
+        chosen = np.array([one == label for one in labels])
+        results = compare(_among(base, chosen), _among(tuned, chosen), knobs)
+        found[label or _UNLABELLED] = {"conversations": int(chosen.sum()), **results}
+    return found
+
+
+def _among(measures: Measures, chosen: np.ndarray) -> Measures:
+    return {name: mean.among(chosen) for name, mean in measures.items()}
+
+
 def _write_metrics(results: dict[str, Any], test: list[Conversation], loss: Mean) -> None:
     splits = json.loads(SPLIT_REPORT.read_text(encoding="utf-8"))
-    counts = {name: splits[name]["conversations"] for name in NAMES}
+    counts = {name: splits[name]["conversations"] for name in SPLITS}
     files.write_json(
         METRICS,
         {

@@ -55,6 +55,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def md5(path: Path) -> str:
+    """The file's MD5 as DVC computes it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
 def state_dir(*parts: str) -> Path:
     """A folder under `.state/` of the main checkout, ignored by Git and shared by its experiments.
 

@@ -70,7 +70,7 @@ def examples(chat: Chat, split: str, max_length: int) -> list[Example]:
     Raises:
         UserError: none are left.
     """
-    path = SPLITS / f"{split}.jsonl"
+    path = SPLITS[split]
     made = [chat.example(conversation) for conversation in conversations.read_jsonl(path)]
     kept = [one for one in made if len(one.input_ids) <= max_length]
     if len(kept) < len(made):

@@ -1,8 +1,7 @@
 """Prompts that are nearly the same: sketches, groups and nearest neighbours, without comparing every pair."""
 
-from collections.abc import Sequence
-
 import numpy as np
+import pyarrow as pa
 from rensa import RMinHash
 
 # Share of common character 4-grams from which two prompts count as nearly the same.
@@ -14,8 +13,9 @@ _SEED = 1
 _GRAM = 4
 # Characters of a prompt that count.
 _LENGTH = 10_000
+SKETCH_BYTES = 4 * _PERMUTATIONS
 # Pairs compared at once, to bound memory.
-_AT_ONCE = 2_000_000
+_AT_ONCE = 500_000
 
 
 def sketch(text: str) -> bytes:
@@ -26,9 +26,11 @@ def sketch(text: str) -> bytes:
     return np.array(made.digest(), np.uint32).tobytes()
 
 
-def matrix(sketches: Sequence[bytes]) -> np.ndarray:
-    """Sketches as an array of shape (prompts, permutations)."""
-    return np.frombuffer(b"".join(sketches), np.uint32).reshape(-1, _PERMUTATIONS)
+def matrix(sketches: pa.ChunkedArray) -> np.ndarray:
+    """A column of sketches, of which none may be null, as an array of shape (prompts, permutations)."""
+    flat = sketches.combine_chunks()
+    values = np.frombuffer(flat.buffers()[1], np.uint32) if len(flat) else np.empty(0, np.uint32)
+    return values.reshape(-1, _PERMUTATIONS)[flat.offset : flat.offset + len(flat)]
 
 
 def similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -54,10 +56,11 @@ def groups(sketches: np.ndarray) -> np.ndarray:
         _, first, which = np.unique(band, axis=0, return_index=True, return_inverse=True)
         representative = first[which.reshape(-1)]
         others = np.flatnonzero(representative != np.arange(len(sketches)))
-        close = similarity(sketches[others], sketches[representative[others]]) >= SIMILAR
-        for at in others[close]:
-            one, other = root(int(at)), root(int(representative[at]))
-            parents[max(one, other)] = min(one, other)
+        for some in np.array_split(others, len(others) // _AT_ONCE + 1):
+            close = similarity(sketches[some], sketches[representative[some]]) >= SIMILAR
+            for at in some[close]:
+                one, other = root(int(at)), root(int(representative[at]))
+                parents[max(one, other)] = min(one, other)
     return np.array([root(at) for at in range(len(sketches))], dtype=np.int64)
 
 

@@ -50,6 +50,7 @@ class Source(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     format: Literal["messages", "columns", "sharegpt", "alpaca", "prompt_completion"]
     columns: Columns | None = None
+    label: Text | None = None
     container: Literal["csv", "json", "jsonl", "parquet"] | None = None
     encoding: Text | None = None
     delimiter: Annotated[str, Field(strict=True, min_length=1, max_length=1)] | None = None

@@ -33,7 +33,7 @@ def main() -> None:
         pq.ParquetWriter(parquet, SCHEMA) as table,
     ):
         for chunk in iter(lambda: list(itertools.islice(records, CHUNK)), []):
-            good = [conversation for _, conversation, _, _ in chunk if conversation is not None]
+            good = [one.conversation for one in chunk if one.conversation is not None]
             out.writelines(conversations.encode(conversation) + b"\n" for conversation in good)
             table.write_table(pa.Table.from_pylist(signaller.rows(chunk), schema=SCHEMA))
             total, valid = total + len(chunk), valid + len(good)

@@ -27,11 +27,12 @@ from stages.paths import (
     METRICS,
     PREDICTIONS,
     RUN,
+    SLICES,
     SPLIT_REPORT,
+    SPLITS,
     VALIDATION,
     VALIDATION_HISTORY,
 )
-from stages.split import NAMES
 
 LABELS = {
     "loss": "loss",
@@ -43,6 +44,8 @@ LABELS = {
     "exact_match": "exact match",
 }
 _LOWER_IS_BETTER = {"loss", "perplexity"}
+# What is shown of each slice; reports/slices.json has all.
+_SLICE_MEASURES = ("loss", "chrf", "similarity")
 _PAGE_BYTES = 1_000_000
 # Longest text of a conversation in the page, tried in this order until the page is small enough.
 _CLIPS = (100_000, 4000, 2000, 1000, 500, 250, 150, 100, 60)
@@ -75,12 +78,13 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         "verdict": verdict(metrics, confidence),
         "confidence": confidence,
         "rows": [_row(name, metrics["test"]) for name in LABELS if name in metrics["test"]["gain"]],
+        "slices": [_slice(label, found) for label, found in _json(SLICES).items()],
         "history": validation_history,
         "chart": _chart(history + validation_history),
         "train": _flat(metrics.get("train", {})),
         "counts": _flat(metrics.get("counts", {})),
         "splits": splits,
-        "split_names": NAMES,
+        "split_names": list(SPLITS),
         "validation": validation,
         "params": _parameters(knobs),
         "run": _flat(facts),
@@ -164,6 +168,11 @@ def _row(name: str, test: dict[str, Any]) -> Row:
         dot=None if value is None else sign * value / scale,
         ends=None if low is None or high is None else (sign * low / scale, sign * high / scale),
     )
+
+
+def _slice(label: str, found: dict[str, Any]) -> dict[str, Any]:
+    rows = [_row(name, found) for name in _SLICE_MEASURES if name in found["gain"]]
+    return {"label": label, "conversations": found["conversations"], "rows": rows}
 
 
 def _word(low: float | None, high: float | None, sign: int) -> str:

@@ -88,6 +88,10 @@ class Mean:
         """The same mean of other conversations."""
         return self.finish(np.sum(totals, axis=axis) / np.sum(weights, axis=axis))
 
+    def among(self, chosen: np.ndarray) -> "Mean":
+        """The same mean of some of the conversations: those where `chosen`, of shape (conversations,), is true."""
+        return Mean(self.totals[chosen], self.weights[chosen], self.finish)
+
 
 @dataclass(frozen=True)
 class Bootstrap:

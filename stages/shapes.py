@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -12,11 +13,22 @@ from stages.content import excerpt, snippet
 from stages.conversations import Conversation, Message, Role
 from stages.reading import Content
 
-# Row number, conversation or None, and then why there is none, with a snippet.
-Record = tuple[int, Conversation | None, str | None, str | None]
 _NAME = re.compile(r"[\w .-]{1,64}")
 _BYTE = re.compile(r" \(byte (\d+)\)")
-_Shape = Callable[[Any], Conversation]
+# Longest label: a longer one is no name of a slice.
+_LABEL_LIMIT = 100
+# A conversation, and what the record gives as its label.
+_Shaped = tuple[Conversation, Any]
+
+
+class Record(NamedTuple):
+    """What became of a row: a conversation and its label, or an error with a snippet of what stands there."""
+
+    row: int
+    conversation: Conversation | None
+    error: str | None = None
+    snippet: str = ""
+    label: str | None = None
 
 
 class _Turn(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,37 +55,58 @@ def read(rows: Iterator[tuple[int, Content]], source: params.Source) -> Iterator
     """A record for each row; a header is none.
 
     Raises:
-        UserError: a column that the format needs is missing.
+        UserError: a column that the format or the label needs is missing.
     """
-    if source.format in ("messages", "sharegpt"):
-        shape = _messages if source.format == "messages" else _sharegpt
-        yield from (_record(row, content, shape) for row, content in _without_header(rows))
-    else:
-        yield from _fields(rows, _columns(source))
+    return (_records if source.format in ("messages", "sharegpt") else _fields)(rows, source)
 
 
-def _without_header(rows: Iterator[tuple[int, Content]]) -> Iterator[tuple[int, Content]]:
-    """All rows but a first one of a single cell that is a name and not a record."""
+def _records(rows: Iterator[tuple[int, Content]], source: params.Source) -> Iterator[Record]:
+    """JSON records: alone in a row, or in a cell beside that of the label, which a header names."""
+    shape = _messages if source.format == "messages" else _sharegpt
+    header: list[str] = []
     for row, content in rows:
-        if not (row == 1 and isinstance(content, list) and len(content) == 1 and _NAME.fullmatch(content[0])):
-            yield row, content
+        if not isinstance(content, list):
+            yield _record(row, content, partial(shape, label=source.label), source)
+        elif row == 1 and source.label:
+            header = content
+            _require(header, [source.label])
+        elif row == 1 and len(content) == 1 and _NAME.fullmatch(content[0]):
+            pass
+        elif len(content) != (2 if source.label else 1):
+            beside = f", and a column '{source.label}'," if source.label else ""
+            reason = f"{len(content)} columns where one column of JSON records{beside} is expected"
+            yield Record(row, None, reason, excerpt(" | ".join(content)))
+        else:
+            label = content.pop(header.index(source.label)) if source.label else None
+            yield _record(row, content[0], partial(_beside, shape, label), source)
 
 
-def _record(row: int, content: Content, shape: _Shape) -> Record:
-    """Decode one record of JSON, wherever it stands."""
-    if isinstance(content, list):
-        if len(content) != 1:
-            reason = f"{len(content)} columns where one column of JSON records is expected"
-            return row, None, reason, excerpt(" | ".join(content))
-        content = content[0]
+def _beside(shape: Callable[[Any], _Shaped], label: str | None, cell: str) -> _Shaped:
+    return shape(cell)[0], label
+
+
+def _record(row: int, content: Content, shape: Callable[[Any], _Shaped], source: params.Source) -> Record:
+    """Decode one record."""
     try:
-        return row, shape(content), None, None
+        conversation, label = shape(content)
+        return Record(row, conversation, label=_label(label, source.label) if source.label else None)
     except UnicodeEncodeError as error:
-        return row, None, "the text holds half of a surrogate pair", snippet(_text(content), (error.start, error.end))
+        reason, seen = "the text holds half of a surrogate pair", snippet(_text(content), (error.start, error.end))
     except RecursionError:
-        return row, None, "the JSON is nested too deeply", excerpt(_text(content))
+        reason, seen = "the JSON is nested too deeply", excerpt(_text(content))
     except (msgspec.DecodeError, TypeError) as error:
-        return row, None, *_why(str(error), _text(content))
+        reason, seen = _why(str(error), _text(content))
+    return Record(row, None, reason, seen)
+
+
+def _label(value: Any, name: str) -> str:
+    """The label as text, empty where the record has none."""
+    if not isinstance(value, str | int | None):
+        raise msgspec.ValidationError(f"Expected text or a number in field `{name}`, got {type(value).__name__}")
+    label = "" if value is None else str(value).strip()
+    if len(label) > _LABEL_LIMIT:
+        raise msgspec.ValidationError(f"Expected a label of at most {_LABEL_LIMIT} characters in field `{name}`")
+    return label
 
 
 def _why(reason: str, text: str) -> tuple[str, str]:
@@ -91,14 +124,25 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else repr(content)
 
 
-def _messages(content: Any) -> Conversation:
-    return _decoded(content, Conversation)
+def _messages(content: Any, label: str | None = None) -> _Shaped:
+    if label is None:
+        return _decoded(content, Conversation), None
+    record = _decoded(content, _labelled(Conversation, label))
+    return Conversation(**{name: getattr(record, name) for name in Conversation.__struct_fields__}), record.label
 
 
-def _sharegpt(content: Any) -> Conversation:
-    record = _decoded(content, _ShareGPT)
+def _sharegpt(content: Any, label: str | None = None) -> _Shaped:
+    record = _decoded(content, _labelled(_ShareGPT, label) if label else _ShareGPT)
     system = [Message("system", record.system)] if record.system else []
-    return Conversation((*system, *(Message(_SPEAKERS[turn.speaker], turn.value) for turn in record.conversations)))
+    turns = (Message(_SPEAKERS[turn.speaker], turn.value) for turn in record.conversations)
+    return Conversation((*system, *turns)), record.label if label else None
+
+
+@cache
+def _labelled(kind: Any, label: str) -> Any:
+    """The record's type with one more key, which holds the label; a record may lack it."""
+    field = ("label", Any, msgspec.field(default=None, name=label))
+    return msgspec.defstruct(f"Labelled{kind.__name__}", [field], bases=(kind,), frozen=kind.__struct_config__.frozen)
 
 
 def _decoded(content: Any, kind: Any) -> Any:
@@ -121,38 +165,45 @@ def _columns(source: params.Source) -> dict[str, Any]:
     return {"system": [columns.system], **named} if columns.system else named
 
 
-def _fields(rows: Iterator[tuple[int, Content]], wanted: dict[str, Any]) -> Iterator[Record]:
+def _fields(rows: Iterator[tuple[int, Content]], source: params.Source) -> Iterator[Record]:
+    wanted = _columns(source)
     header: list[str] | None = None
     for row, content in rows:
-        if isinstance(content, list) and header is None:
-            header = content
-            _require(header, wanted)
-            continue
-        if isinstance(content, list) and header is not None:
+        if isinstance(content, list):
+            if header is None:
+                header = content
+                _require(header, _names(wanted, source))
+                continue
             if len(content) != len(header):
                 reason = f"{len(content)} columns where the header has {len(header)}"
-                yield row, None, reason, excerpt(" | ".join(content))
+                yield Record(row, None, reason, excerpt(" | ".join(content)))
                 continue
             content = dict(zip(header, content, strict=True))
-        yield _record(row, content, lambda fields: _conversation(fields, wanted))
+        yield _record(row, content, partial(_conversation, wanted=wanted, label=source.label), source)
 
 
-def _require(header: list[str], wanted: dict[str, Any]) -> None:
+def _names(wanted: dict[str, Any], source: params.Source) -> list[str]:
+    """Columns that have to be there."""
     names = [name for role, names in wanted.items() if role != "constant" for name in names]
+    return [name for name in [*names, source.label or "?"] if not name.endswith("?")]
+
+
+def _require(header: list[str], names: list[str]) -> None:
     for name in names:
-        if not name.endswith("?") and name not in header:
+        if name not in header:
             raise UserError(
                 f"the source has no column '{name}'; its columns are: {', '.join(header)}; mend data.sources.*"
             )
 
 
-def _conversation(content: Any, wanted: dict[str, Any]) -> Conversation:
+def _conversation(content: Any, wanted: dict[str, Any], label: str | None) -> _Shaped:
     fields = _decoded(content, dict[str, Any])
     system = wanted.get("constant") or _joined(fields, wanted.get("system", []))
     user, assistant = _joined(fields, wanted["user"]), _joined(fields, wanted["assistant"])
     messages = (Message("user", user), Message("assistant", assistant))
     # A system column may be empty in some rows; an empty question or answer is for the gate to see.
-    return Conversation((Message("system", system), *messages) if system else messages)
+    conversation = Conversation((Message("system", system), *messages) if system else messages)
+    return conversation, fields.get(label) if label else None
 
 
 def _joined(fields: dict[str, Any], names: list[str]) -> str:

@@ -12,7 +12,7 @@ from stages import conversations
 from stages.chat import Chat
 from stages.content import NAMES, Inspector
 from stages.conversations import Conversation, Message
-from stages.neighbours import sketch
+from stages.neighbours import SKETCH_BYTES, sketch
 from stages.shapes import Record
 
 # Shorter texts do not show their language.
@@ -29,8 +29,12 @@ SCHEMA = pa.schema(
         ("n_tokens", pa.int64()),  # in the base model's chat template and tokenizer
         ("n_over", pa.int64()),  # tokens beyond what the base model can read
         ("n_response", pa.int64()),  # characters of the response
+        (
+            "label",
+            pa.string(),
+        ),  # the slice that it belongs to; empty where the record has none, null where none is asked
         ("prompt_hash", pa.string()),
-        ("sketch", pa.binary()),  # of the prompt's set of 4-grams, to find nearly equal prompts
+        ("sketch", pa.binary(SKETCH_BYTES)),  # of the prompt's set of 4-grams, to find nearly equal prompts
         ("response_hash", pa.string()),
         ("system_hash", pa.string()),
         ("conversation_hash", pa.string()),
@@ -50,14 +54,13 @@ class Signaller:
         self._inspector = Inspector(chat.special_tokens)
 
     def rows(self, records: Sequence[Record]) -> list[dict[str, Any]]:
-        """One row for each record: row number, conversation or None, and then the reason and a snippet."""
-        good = [conversation for _, conversation, _, _ in records if conversation is not None]
-        tokens = iter(self._chat.counts(good))
+        """One row for each record."""
+        tokens = iter(self._chat.counts([one.conversation for one in records if one.conversation is not None]))
         return [
-            {"row": row, "error": error, "faults": {"error": snippet or ""}}
-            if conversation is None
-            else {"row": row, **self._signals(conversation, next(tokens))}
-            for row, conversation, error, snippet in records
+            {"row": one.row, "error": one.error, "faults": {"error": one.snippet}}
+            if one.conversation is None
+            else {"row": one.row, "label": one.label, **self._signals(one.conversation, next(tokens))}
+            for one in records
         ]
 
     def _signals(self, conversation: Conversation, tokens: int) -> dict[str, Any]:

@@ -4,19 +4,25 @@ A conversation's split depends on its prompt and the seed, not on where it stand
 prompts are nearly the same always share a split.
 """
 
+import contextlib
 import hashlib
 import itertools
-from collections import defaultdict
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from stages import conversations, files, neighbours, params
+from stages import committed, files, neighbours, params
 from stages.command import UserError, notice, run
-from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS
+from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS
 
-NAMES = ("train", "validation", "test")
+_COLUMNS = ["row", "error", "label", "prompt_hash", "sketch", "n_tokens"]
 _QUANTILES = {"median": 0.5, "p90": 0.9, "max": 1.0}
 # The nearest neighbour is sought among all train prompts; for more test prompts that would take too long.
 _TEST_PROMPTS = 200
@@ -24,87 +30,130 @@ _TEST_PROMPTS = 200
 
 def main() -> None:
     knobs = params.load()
-    signals = pd.read_parquet(SIGNALS, columns=["row", "error", "prompt_hash", "sketch", "n_tokens"])
-    quarantined = pd.read_csv(QUARANTINE, usecols=["row"])["row"]
-    kept = ~signals["row"].isin(quarantined)
+    signals = pq.read_table(SIGNALS, columns=_COLUMNS)
+    quarantined = pd.read_csv(QUARANTINE, usecols=["row"])["row"].to_numpy(np.int64)
+    kept = pc.invert(pc.is_in(signals["row"], pa.array(quarantined)))
     # conversations.jsonl has a line for each row without an error.
-    lines = kept[signals["error"].isna()]
-    signals = signals[kept]
-    assert signals["error"].isna().all(), "the gate lets no record pass that is not a conversation"
-    sketches = neighbours.matrix(list(signals["sketch"]))
-    prompts = _first_of_group(list(signals["prompt_hash"]), neighbours.groups(sketches))
-    chosen = assign(prompts, knobs.split.validation, knobs.split.test, knobs.seed)
-    for name in NAMES:
-        with files.replacing(SPLITS / f"{name}.jsonl") as path:
-            rows = zip(itertools.compress(conversations.read_jsonl(CONVERSATIONS), lines), chosen, strict=True)
-            conversations.write_jsonl(path, (conversation for conversation, split in rows if split == name))
-    report = describe(signals, chosen, sketches)
+    lines = kept.filter(pc.is_null(signals["error"])).to_numpy()
+    signals = signals.filter(kept)
+    assert signals["error"].null_count == len(signals), "the gate lets no record pass that is not a conversation"
+    sketches = neighbours.matrix(signals["sketch"])
+    frame = signals.drop_columns(["sketch", "error", "row"]).to_pandas()
+    prompts = frame["prompt_hash"].groupby(neighbours.groups(sketches)).transform("min")
+    chosen = np.array(assign(prompts, knobs.split.validation, knobs.split.test, knobs.seed, frame["label"].fillna("")))
+    _write(lines, chosen)
+    labels = frame["label"][chosen == "test"]
+    files.write_json(TEST_LABELS, labels.tolist() if labels.notna().any() else [])
+    report = describe(frame, chosen, sketches) | {"changed_split": changed_split()}
     files.write_json(SPLIT_REPORT, report)
-    notice("split: " + ", ".join(f"{name} {report[name]['conversations']}" for name in NAMES))
+    notice("split: " + ", ".join(f"{name} {report[name]['conversations']}" for name in SPLITS))
 
 
-def _first_of_group(prompts: list[str], groups: np.ndarray) -> list[str]:
-    """For each prompt the smallest hash in its group of nearly equal prompts, which does not depend on row order."""
-    smallest: dict[int, str] = {}
-    for prompt, group in zip(prompts, groups.tolist(), strict=True):
-        smallest[group] = min(prompt, smallest.get(group, prompt))
-    return [smallest[group] for group in groups.tolist()]
+def _write(lines: np.ndarray, chosen: np.ndarray) -> None:
+    """Copy each line of conversations.jsonl that is kept to the file of its split."""
+    with contextlib.ExitStack() as stack:
+        paths = {name: stack.enter_context(files.replacing(path)) for name, path in SPLITS.items()}
+        outs = {name: stack.enter_context(path.open("wb")) for name, path in paths.items()}
+        all_lines = stack.enter_context(CONVERSATIONS.open("rb"))
+        for line, split in zip(itertools.compress(all_lines, lines), chosen, strict=True):
+            outs[split].write(line)
 
 
-def describe(signals: pd.DataFrame, chosen: list[str], sketches: np.ndarray) -> dict[str, Any]:
+def describe(rows: pd.DataFrame, chosen: np.ndarray, sketches: np.ndarray) -> dict[str, Any]:
     """Sizes of the splits, and how near the test is to what is trained on.
 
     `overlap`: prompts that stand in more than one split; `nearest`: quantiles of the similarity (share of common
     character 4-grams, estimated) of test prompts to the nearest train prompt, over at most 200 of them.
     """
-    split = np.array(chosen)
-    tokens = signals["n_tokens"].groupby(split).sum()
-    test, train = sketches[split == "test"][:_TEST_PROMPTS], sketches[split == "train"]
+    tokens = rows["n_tokens"].groupby(chosen).agg(["size", "sum"])
+    test, train = sketches[chosen == "test"][:_TEST_PROMPTS], sketches[chosen == "train"]
     quantiles = np.quantile(neighbours.nearest(test, train), list(_QUANTILES.values()))
+    homes = pd.Series(chosen).groupby(rows["prompt_hash"].to_numpy()).nunique()
     return {
-        **{name: {"conversations": chosen.count(name), "tokens": int(tokens[name])} for name in NAMES},
-        "overlap": int((pd.Series(split).groupby(signals["prompt_hash"].to_numpy()).nunique() > 1).sum()),
+        **{name: {"conversations": int(size), "tokens": int(sum_)} for name, size, sum_ in tokens.itertuples()},
+        "overlap": int((homes > 1).sum()),
         "nearest": dict(zip(_QUANTILES, (round(float(value), 2) for value in quantiles), strict=True)),
     }
 
 
-def assign(prompts: list[str], validation: float, test: float, seed: int) -> list[str]:
+def assign(
+    prompts: Sequence[str], validation: float, test: float, seed: int, labels: Sequence[str] | None = None
+) -> list[str]:
     """The split of each conversation, given the hash of its prompt or of its group of prompts.
 
-    Groups of equal hashes are taken in the order of a seeded hash: each goes to the test split while it fits into
-    what the fraction allows, then likewise to validation, else to train. A new row moves a group only where a
-    rounded size changes, so most conversations stay where they were.
+    Groups of equal hashes are taken label by label, in the order of a seeded hash: each goes to the test split while
+    it fits into what the fraction allows to the labels so far, then likewise to validation, else to train. A group's
+    label is the most common one in it. A new row moves a group only where a rounded size changes, so most
+    conversations stay where they were.
 
     Raises:
         UserError: there are fewer than three different prompts.
     """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, prompt in enumerate(prompts):
-        groups[prompt].append(index)
-    if len(groups) < len(NAMES):
+    rows = pd.DataFrame({"prompt": np.asarray(prompts), "label": "" if labels is None else np.asarray(labels)})
+    pairs = rows.value_counts().reset_index().sort_values(["count", "label"], ascending=[False, True])
+    groups = pairs.groupby("prompt", sort=False).agg(label=("label", "first"), size=("count", "sum"))
+    if len(groups) < len(SPLITS):
         raise UserError(f"{len(groups)} different prompts cannot fill train, validation and test; add conversations")
-    order = sorted(groups, key=lambda prompt: hashlib.sha256(f"{seed}:{prompt}".encode()).digest())
-    room = {"test": max(1, round(test * len(prompts))), "validation": max(1, round(validation * len(prompts)))}
-    taken: dict[str, list[str]] = {name: [] for name in NAMES}
-    for prompt in order:
-        size = len(groups[prompt])
-        split = next((name for name, left in room.items() if size <= left), "train")
-        taken[split].append(prompt)
-        if split in room:
-            room[split] -= size
-    _fill_empty(taken, groups)
-    splits = {prompt: name for name, members in taken.items() for prompt in members}
-    return [splits[prompt] for prompt in prompts]
+    groups["order"] = [hashlib.sha256(f"{seed}:{prompt}".encode()).digest() for prompt in groups.index]
+    groups = groups.sort_values(["label", "order"])
+    wanted = {"test": max(1, round(test * len(rows))), "validation": max(1, round(validation * len(rows)))}
+    groups["split"] = _fill(groups, wanted)
+    _fill_empty(groups)
+    return rows["prompt"].map(groups["split"]).tolist()
 
 
-def _fill_empty(taken: dict[str, list[str]], groups: dict[str, list[int]]) -> None:
+def _fill(groups: pd.DataFrame, wanted: dict[str, int]) -> list[str]:
+    """A split for each group; after each label, test and validation may hold the label's share of what is wanted."""
+    splits, room, done, total = [], dict.fromkeys(wanted, 0), 0, int(groups["size"].sum())
+    for _, sizes in groups.groupby("label", sort=False)["size"]:
+        before, done = done, done + int(sizes.sum())
+        for name, size in wanted.items():
+            room[name] += round(size * done / total) - round(size * before / total)
+        for size in sizes.tolist():
+            split = next((name for name, left in room.items() if size <= left), "train")
+            splits.append(split)
+            if split in room:
+                room[split] -= size
+    return splits
+
+
+def _fill_empty(groups: pd.DataFrame) -> None:
     """Give each empty split the smallest group of the split that has the most groups."""
-    for name in taken:
-        if not taken[name]:
-            donor = max(taken.values(), key=len)
-            smallest = min(donor, key=lambda prompt: len(groups[prompt]))
-            donor.remove(smallest)
-            taken[name].append(smallest)
+    for name in SPLITS:
+        counts = groups["split"].value_counts()
+        if name not in counts:
+            donors = groups["size"][groups["split"] == counts.index[0]]
+            groups.loc[donors.idxmin(), "split"] = name
+
+
+def changed_split() -> int | None:
+    """How many conversations of the splits just written stood in another split in the last committed run.
+
+    None where that run's splits are not in DVC's cache. Where it has these very splits, it is what that run counted,
+    so that repeating a committed run changes nothing.
+    """
+    checksums = committed.checksums()
+    before = {name: checksums.get(path.as_posix()) for name, path in SPLITS.items()}
+    if before == {name: files.md5(path) for name, path in SPLITS.items()}:
+        count: int | None = json.loads(committed.text(SPLIT_REPORT) or "{}").get("changed_split")
+        return count
+    then = {name: path for name, md5 in before.items() if md5 and (path := committed.cached(md5))}
+    return _count_changed(_homes(then), _homes(SPLITS)) if then.keys() == SPLITS.keys() else None
+
+
+def _count_changed(then: pd.Series, now: pd.Series) -> int:
+    home = then[~then.index.duplicated()].reindex(now.index)
+    return int((home.notna() & (home != now)).sum())
+
+
+def _homes(paths: dict[str, Path]) -> pd.Series:
+    """The split of each conversation, by a hash of its line."""
+    found = {name: [_line_hash(line) for line in path.open("rb")] for name, path in paths.items()}
+    return pd.concat(pd.Series(name, index=np.array(hashes, np.uint64)) for name, hashes in found.items())
+
+
+def _line_hash(line: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest())
 
 
 if __name__ == "__main__":

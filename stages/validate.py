@@ -8,16 +8,20 @@ fails: `reports/validation.json`, Great Expectations' own page in `reports/valid
 import csv
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import yaml
 
 from stages import files, neighbours, params, reading
 from stages.command import UserError, notice, run
 from stages.paths import QUARANTINE, RAW, SIGNALS, SUITE, VALIDATION, VALIDATION_PAGE
+from stages.signals import SCHEMA
 
 _ROWS_NAMED = 5
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -31,7 +35,7 @@ Finding = dict[str, Any]
 
 def main() -> None:
     knobs = params.load()
-    signals = compared(pd.read_parquet(SIGNALS).set_index("row"))
+    signals = compared(*read_signals(SIGNALS))
     rules = read_suite(SUITE)
     result = check(signals, rules)
     found = findings(result, rules, signals)
@@ -40,14 +44,22 @@ def main() -> None:
     files.write_json(VALIDATION, report(found, len(signals), len(rules), len(rows)))
     _write_page(result)
     _write_quarantine(rows, critical, knobs.data)
+    told = {finding["rule"]: lines for finding, lines in zip(found, describe(found, signals), strict=True)}
     for finding in found:
         if finding["severity"] != _CRITICAL:
-            notice("\n  ".join(_describe(finding, signals)))
-    _stop_or_go_on(critical, rows, signals, knobs.gate)
+            notice("\n  ".join(told[finding["rule"]]))
+    _stop_or_go_on(critical, told, len(rows), len(signals), knobs.gate)
     notice(f"validated {len(signals)} rows against {len(rules)} rules: {len(found)} findings, {len(rows)} quarantined")
 
 
-def compared(signals: pd.DataFrame) -> pd.DataFrame:
+def read_signals(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """The signals by row, without text, and the sketches of the rows that are conversations."""
+    table = pq.read_table(path, columns=[name for name in SCHEMA.names if name != "faults"])
+    frame = table.drop_columns("sketch").to_pandas().set_index("row")
+    return frame, neighbours.matrix(table["sketch"].drop_null())
+
+
+def compared(signals: pd.DataFrame, sketches: np.ndarray) -> pd.DataFrame:
     """The signals with what only a look at all rows tells.
 
     `n_responses`: how many different responses the row's prompt has; `n_near`: how many other prompts are nearly the
@@ -58,15 +70,14 @@ def compared(signals: pd.DataFrame) -> pd.DataFrame:
     responses = signals.groupby("prompt_hash")["response_hash"].transform("nunique")
     return signals.assign(
         n_responses=responses.where(valid),
-        n_near=_near(signals[valid]).reindex(signals.index),
+        n_near=_near(signals["prompt_hash"][valid], sketches).reindex(signals.index),
         **{f"other_{name}": _differs(signals[column]) for name, column in _COMPARED.items()},
     )
 
 
-def _near(signals: pd.DataFrame) -> pd.Series:
+def _near(prompts: pd.Series, sketches: np.ndarray) -> pd.Series:
     """How many other prompts are in the group of nearly equal prompts of each row."""
-    group = pd.Series(neighbours.groups(neighbours.matrix(list(signals["sketch"]))), signals.index)
-    return signals.groupby(group)["prompt_hash"].transform("nunique") - 1
+    return prompts.groupby(neighbours.groups(sketches)).transform("nunique") - 1
 
 
 def _differs(column: pd.Series) -> pd.Series:
@@ -117,8 +128,7 @@ def check(signals: pd.DataFrame, rules: dict[str, Rule]) -> Any:
     if len(suite.expectations) != len(rules):
         raise UserError(f"Great Expectations took {len(suite.expectations)} of {len(rules)} rules of {SUITE}")
     asset = context.data_sources.add_pandas("signals").add_dataframe_asset("signals")
-    narrow = signals.drop(columns=["faults", "sketch"])
-    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": narrow})
+    batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": signals})
     form = {"result_format": "COMPLETE", "exclude_unexpected_values": True, "return_unexpected_index_query": False}
     return batch.validate(suite, result_format=form)
 
@@ -171,44 +181,64 @@ def report(found: list[Finding], rows: int, rules: int, quarantined: int) -> dic
     }
 
 
-def _describe(finding: Finding, signals: pd.DataFrame) -> list[str]:
-    """The finding for a person: what, how many rows, what to do, and the first rows with what was seen there."""
-    rows = finding["rows"]
-    if not rows:
-        return [f"{finding['severity']}: {finding['rule']}; {finding['advice']}", f"  {finding['reason']}"]
-    head = f"{finding['severity']}: {finding['rule']}, {len(rows)} of {len(signals)} rows; {finding['advice']}"
-    return [head, *_examples(finding, signals)]
+def describe(found: list[Finding], signals: pd.DataFrame) -> list[list[str]]:
+    """Lines for a person on each finding: what, how many rows, what to do, and what was seen in the first rows."""
+    examples = [_examples(finding, signals) for finding in found]
+    snippets = _read_snippets({row for rows in examples for row in rows})
+    return [
+        [_headline(finding, len(signals)), *_seen(finding, rows, signals, snippets)]
+        for finding, rows in zip(found, examples, strict=True)
+    ]
 
 
-def _examples(finding: Finding, signals: pd.DataFrame) -> list[str]:
-    failing = signals.loc[finding["rows"]]
+def _headline(finding: Finding, total: int) -> str:
+    if not finding["rows"]:
+        return f"{finding['severity']}: {finding['rule']}; {finding['advice']}"
+    return f"{finding['severity']}: {finding['rule']}, {len(finding['rows'])} of {total} rows; {finding['advice']}"
+
+
+def _examples(finding: Finding, signals: pd.DataFrame) -> dict[int, int]:
+    """The rows that are shown, each with the number of others that have the very same error."""
     if finding["column"] != "error":
-        return [f"  row {row}: {_seen(signal, finding['column'])}" for row, signal in failing[:_ROWS_NAMED].iterrows()]
-    lines = []
+        return dict.fromkeys(finding["rows"][:_ROWS_NAMED], 0)
     # Equal faults are told once, as a pattern: a broken export breaks every row in the same way.
-    for reason, group in failing.groupby("error", sort=False):
-        first = group.iloc[0]
-        others = f" (and {len(group) - 1} more rows with this fault)" if len(group) > 1 else ""
-        lines.append(f"  row {group.index[0]}: {reason}; saw {_seen(first, 'error')}{others}")
-    return lines[:_ROWS_NAMED]
+    groups = signals.loc[finding["rows"]].groupby("error", sort=False).groups
+    return {int(rows[0]): len(rows) - 1 for rows in list(groups.values())[:_ROWS_NAMED]}
 
 
-def _seen(signal: pd.Series, column: str) -> str:
-    """The snippet that goes with a column, or the column's value."""
-    return dict(signal["faults"] or ()).get(column) or f"{column} {signal[column]}"
+def _read_snippets(rows: set[int]) -> dict[int, dict[str, str]]:
+    """The masked snippets of a few rows, by the signal that they explain."""
+    table = pq.read_table(SIGNALS, columns=["row", "faults"], filters=[("row", "in", rows)]) if rows else None
+    return {one["row"]: dict(one["faults"] or ()) for one in table.to_pylist()} if table else {}
 
 
-def _stop_or_go_on(critical: list[Finding], rows: list[int], signals: pd.DataFrame, gate: params.Gate) -> None:
+def _seen(
+    finding: Finding, rows: dict[int, int], signals: pd.DataFrame, snippets: dict[int, dict[str, str]]
+) -> Iterator[str]:
+    if not rows:
+        yield f"  {finding['reason']}"
+    column = finding["column"]
+    for row, others in rows.items():
+        if column == "error":
+            more = f" (and {others} more rows with this fault)" if others else ""
+            yield f"  row {row}: {signals[column][row]}; saw {snippets[row].get(column)}{more}"
+        else:
+            yield f"  row {row}, {snippets[row].get(column) or f'{column}: {signals[column][row]}'}"
+
+
+def _stop_or_go_on(
+    critical: list[Finding], told: dict[str, list[str]], quarantined: int, total: int, gate: params.Gate
+) -> None:
     about_the_table = [finding for finding in critical if not finding["rows"]]
     stopping = about_the_table if gate.quarantines else critical
     if stopping:
-        lines = [line for finding in stopping for line in _describe(finding, signals)]
+        lines = [line for finding in stopping for line in told[finding["rule"]]]
         raise UserError("\n".join([f"the data gate stopped {RAW}; {VALIDATION_PAGE} shows it all", *lines]))
     for finding in critical:
-        notice("\n  ".join(_describe(finding, signals)))
-    if len(rows) > gate.max_quarantined * len(signals):
+        notice("\n  ".join(told[finding["rule"]]))
+    if quarantined > gate.max_quarantined * total:
         raise UserError(
-            f"{len(rows)} of {len(signals)} rows would be quarantined, more than validate.max_quarantined"
+            f"{quarantined} of {total} rows would be quarantined, more than validate.max_quarantined"
             f" {gate.max_quarantined:g} allows; look at {QUARANTINE}, and mend the source or raise it"
         )
 

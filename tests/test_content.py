@@ -1,6 +1,8 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stages.content import Inspector, finished, masked, snippet
+from stages.content import BROKEN, SECRETS, Inspector, finished, masked, snippet
 from stages.conversations import Conversation, Message
 
 INSPECTOR = Inspector(["<|im_end|>", "<|im_start|>", "<s>"])
@@ -66,3 +68,18 @@ def test_what_a_terminal_would_obey_is_shown_as_its_number():
 
 def test_nothing_is_unfinished_where_nothing_is():
     assert finished("  ")
+
+
+LOOKS = ["a", "7", " ", "\n", "@", ".", "com", "â€™", "é", "{{x}}", "[INST]", '["', "\x07", "\ufffd", "<s>", "<"]
+PIECES = [*LOOKS, "4111 1111 1111 1111", "+44 20 7946 0958", "AKIAIOSFODNN7EXAMPLE"]
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), min_size=1, max_size=3))
+def test_what_is_asked_first_hides_no_fault(texts):
+    expected = {name for name, find in {**SECRETS, **BROKEN}.items() if any(map(find, texts))}
+    found = INSPECTOR.faults(Conversation(tuple(Message("user", text) for text in texts)))
+    assert set(found) - {"special_token", "unfinished"} == expected
+
+
+def test_the_message_is_named():
+    assert faults("Dear {{name}}.")["template"].startswith("message 2 (assistant): Dear ‹")

@@ -28,9 +28,9 @@ def talks(count):
 
 @pytest.fixture
 def splits(base):
-    SPLITS.mkdir(parents=True)
+    SPLITS["train"].parent.mkdir(parents=True)
     for name, count in (("train", 16), ("validation", 4), ("test", 4)):
-        conversations.write_jsonl(SPLITS / f"{name}.jsonl", talks(count))
+        conversations.write_jsonl(SPLITS[name], talks(count))
     pd.DataFrame({"row": [1, 2], "n_tokens": [20.0, 30.0]}).to_parquet(SIGNALS)
 
 
@@ -72,7 +72,7 @@ def test_it_learns_and_keeps_the_best_epoch(splits):
     from stages.base import weights
 
     pair = Pair.load(weights(), TUNED, Chat.load(), batch_size=4)
-    found = pair.likelihoods(list(conversations.read_jsonl(SPLITS / "validation.jsonl")), tuned=True)
+    found = pair.likelihoods(list(conversations.read_jsonl(SPLITS["validation"])), tuned=True)
     assert found.nll.sum() / found.tokens.sum() == pytest.approx(metrics["validation_loss"], rel=0.02)
     assert str(Path.cwd()) not in (TUNED / "adapter_config.json").read_text()
 
@@ -93,10 +93,10 @@ def test_overlong_conversations_stop_the_run_by_row(splits):
 
 
 def test_overlong_conversations_are_dropped_when_asked(base, capsys):
-    SPLITS.mkdir(parents=True)
+    SPLITS["train"].parent.mkdir(parents=True)
     chat = Chat.load()
     long = Conversation((Message("user", "x" * 500), Message("assistant", "y")))
-    conversations.write_jsonl(SPLITS / "train.jsonl", [*talks(3), long])
+    conversations.write_jsonl(SPLITS["train"], [*talks(3), long])
     assert len(finetune.examples(chat, "train", 200)) == 3
     assert "left out 1 conversations of more than 200 tokens" in capsys.readouterr().out
     with pytest.raises(UserError, match="is within unsloth.max_length 20; raise it"):

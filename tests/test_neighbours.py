@@ -1,10 +1,16 @@
 import random
 import string
 
+import pyarrow as pa
 import pytest
 
 from stages import neighbours
-from stages.neighbours import groups, matrix, nearest, sketch
+from stages.neighbours import groups, nearest, sketch
+
+
+def matrix(sketches):
+    column = pa.chunked_array([sketches[:1], sketches[1:]], pa.binary(neighbours.SKETCH_BYTES))
+    return neighbours.matrix(column)
 
 
 def grams(text):

@@ -66,7 +66,7 @@ def test_messages_with_and_without_header_and_bom(bom, header, first):
     ],
 )
 def test_a_record_that_is_no_conversation_says_why(cell, reason):
-    ((row, conversation, error, snippet),) = read(as_csv([cell]))
+    ((row, conversation, error, snippet, _),) = read(as_csv([cell]))
     assert (row, conversation) == (1, None) and reason in error and snippet.replace("‹", "").replace("›", "") in cell
 
 
@@ -172,7 +172,7 @@ def test_formats_in_every_container(shape, one, expected, container):
         raw = f"{json.dumps(one)}\n{json.dumps(one)}".encode()
     if container.endswith("gz"):
         raw = gzip.compress(raw)
-    assert read(raw, source(shape)) == [(1, expected, None, None), (2, expected, None, None)]
+    assert read(raw, source(shape)) == [shapes.Record(1, expected), shapes.Record(2, expected)]
 
 
 def test_alpaca_in_a_csv():
@@ -189,6 +189,34 @@ def test_a_field_that_is_no_text_is_told():
     found = read(b'{"prompt": 5, "completion": "x"}', source("prompt_completion"))
     assert found[0][2] == "Expected text in field `prompt`, got int"
     assert "got missing" in read(b'{"completion": "x"}', source("prompt_completion"))[0][2]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_column_of_labels_beside_the_records(order):
+    rows = [["intent", "chat"], ["pool", record(*TALK)], ["", record(*TALK)]]
+    raw = as_csv(*([row[at] for at in order] for row in rows))
+    found = read(raw, source(label="intent"))
+    assert [(one.row, one.conversation, one.label) for one in found] == [(2, talk(*TALK), "pool"), (3, talk(*TALK), "")]
+
+
+@pytest.mark.parametrize(
+    "shape, one", [("messages", json.loads(record(*TALK))), ("sharegpt", SHAREGPT), ("alpaca", ALPACA)]
+)
+def test_a_key_of_labels_in_the_records(shape, one):
+    records = [{**one, "topic": "pool"}, {**one, "topic": 7}, one, {**one, "topic": None}]
+    found = read("\n".join(map(json.dumps, records)).encode(), source(shape, label="topic"))
+    assert [(record.error, record.label) for record in found] == [(None, "pool"), (None, "7"), (None, ""), (None, "")]
+
+
+@pytest.mark.parametrize("label, reason", [(["a"], "text or a number in field `topic`"), ("x" * 101, "at most 100")])
+def test_what_is_no_label_is_told(label, reason):
+    (found,) = read(json.dumps({**ALPACA, "topic": label}).encode(), source("alpaca", label="topic"))
+    assert found.conversation is None and reason in found.error
+
+
+def test_a_missing_column_of_labels_is_told():
+    with pytest.raises(UserError, match="no column 'topic'; its columns are: chat, intent"):
+        read(as_csv(["chat", "intent"], [record(*TALK), "pool"]), source(label="topic"))
 
 
 @pytest.mark.parametrize("sign", [";", "\t", "|"])
@@ -270,7 +298,7 @@ SHAPES = st.sampled_from(["messages", "sharegpt", "alpaca"])
 @given(st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")), SHAPES)
 def test_no_bytes_crash_the_reader(raw, shape):
     try:
-        for row, conversation, reason, _ in read(raw, source(shape)):
+        for row, conversation, reason, *_ in read(raw, source(shape)):
             assert row > 0 and (conversation is None) == bool(reason)
     except UserError:
         pass

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.paths import CONVERSATIONS, HISTORY, HTML, METRICS, RAW, TUNED
-from stages.split import NAMES
+from stages.paths import CONVERSATIONS, HISTORY, HTML, METRICS, RAW, SPLITS, TUNED
 
 from .conftest import ROOT
 from .test_finetune import set_params
@@ -107,7 +106,7 @@ def test_the_hotel_csv_over_http_loses_nothing(clone):
         cells = [json.loads(cell) for (cell,) in csv.reader(file)]
     lines = [json.loads(line) for line in CONVERSATIONS.read_text(encoding="utf-8").splitlines()]
     assert lines == cells and len(lines) == 18 and "\u2019" in CONVERSATIONS.read_text(encoding="utf-8")
-    splits = [Path(f"data/splits/{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in NAMES]
+    splits = [path.read_text(encoding="utf-8").splitlines() for path in SPLITS.values()]
     assert sorted(sum(splits, [])) == sorted(CONVERSATIONS.read_text(encoding="utf-8").splitlines())
 
 

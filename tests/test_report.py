@@ -51,8 +51,9 @@ def write_inputs(loss_gain=BETTER, predictions=None, **changes):
     files.write_json(report.RUN, {"seconds": 71.3, "device": "cpu", "versions": {"torch": "2.9.0"}})
     split = {"conversations": 31, "tokens": 4100}
     nearest = {"median": 0.3, "p90": 0.5, "max": 0.7}
-    splits = {"train": split, "validation": split, "test": split, "overlap": 0, "nearest": nearest}
+    splits = {"train": split, "validation": split, "test": split, "overlap": 0, "nearest": nearest, "changed_split": 2}
     files.write_json(report.SPLIT_REPORT, splits)
+    files.write_json(report.SLICES, {})
     finding = {"rule": "short answers", "severity": "warning", "rows": 3, "advice": "look"}
     files.write_json(report.VALIDATION, {"rows": 206, "rules": 9, "quarantined": 0, "findings": [finding]})
     write_history([[1, 0.1, 2.2, 0.001], [18, 1, 1.6, 0.001], [36, 2, 1.2, 0]], [[18, 1, 1.7], [36, 2, 1.4]])
@@ -192,7 +193,7 @@ def test_an_empty_history_gives_no_chart(project):
 
 
 @pytest.mark.parametrize(
-    "name", ["METRICS", "PREDICTIONS", "HISTORY", "VALIDATION_HISTORY", "RUN", "SPLIT_REPORT", "VALIDATION"]
+    "name", ["METRICS", "PREDICTIONS", "HISTORY", "VALIDATION_HISTORY", "RUN", "SPLIT_REPORT", "VALIDATION", "SLICES"]
 )
 def test_a_missing_input_is_named(project, name):
     write_inputs()
@@ -206,3 +207,21 @@ def test_leaks_between_splits_are_shown(project):
     write_inputs()
     for text in outputs():
         assert "No prompts in more than one split" in text and "at most 0.7" in text
+        assert "2 conversations changed split" in " ".join(text.split())
+
+
+def test_slices_are_shown_by_label(project):
+    write_inputs()
+    good, unsure = metrics(BETTER)["test"], metrics(measure(-0.1, -0.3, 0.1))["test"]
+    slices = {"late <checkout>": {"conversations": 7, **good}, "pool": {"conversations": 3, **unsure}}
+    files.write_json(report.SLICES, slices)
+    page, markdown = outputs()
+    assert "late &lt;checkout&gt;" in page and "<checkout>" not in markdown
+    rows = [line for line in markdown.splitlines() if line.startswith(("| late", "| pool"))]
+    assert [row.split("|")[2].strip() for row in rows] == ["7", "3"]
+    assert "2.11 → 1.32 (-0.90 to -0.70), better" in rows[0] and "within noise" in rows[1]
+
+
+def test_without_labels_there_is_no_table_of_them(project):
+    write_inputs()
+    assert not any("By label" in text for text in outputs())

@@ -74,3 +74,10 @@ def test_the_interval_agrees_with_the_normal_one():
 def test_no_minus_zero():
     same = Mean(np.array([1.0, 2.0]), ONES)
     assert str(BOOTSTRAP.gain(same, Mean(same.totals - 1e-9, ONES), 4)["value"]) == "0.0"
+
+
+def test_a_mean_among_some_conversations():
+    mean = Mean(np.array([2.0, 9.0, 4.0]), np.array([1.0, 7.0, 3.0]))
+    some = mean.among(np.array([True, False, True]))
+    # (2 + 4) / (1 + 3)
+    assert some.of(some.totals, some.weights) == 1.5

@@ -1,8 +1,13 @@
 import collections
 import json
 import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +16,8 @@ from stages import conversations, split
 from stages.command import UserError
 from stages.conversations import Conversation, Message
 from stages.neighbours import sketch
-from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS
+from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS
+from stages.signals import SCHEMA
 
 
 def prompts(count):
@@ -19,7 +25,7 @@ def prompts(count):
 
 
 def counted(chosen):
-    return {name: chosen.count(name) for name in split.NAMES}
+    return {name: chosen.count(name) for name in SPLITS}
 
 
 def test_fractions_are_kept():
@@ -51,7 +57,7 @@ def test_added_rows_move_few_others():
 @given(st.lists(st.integers(0, 30), min_size=3, max_size=60).filter(lambda ids: len(set(ids)) >= 3), st.integers(0, 99))
 def test_no_split_is_empty_and_equal_prompts_stay_together(ids, seed):
     chosen = split.assign([str(number) for number in ids], 0.15, 0.15, seed)
-    assert set(chosen) == set(split.NAMES)
+    assert set(chosen) == set(SPLITS)
     homes = collections.defaultdict(set)
     for number, name in zip(ids, chosen, strict=True):
         homes[number].add(name)
@@ -92,14 +98,22 @@ def test_a_conversation_survives_its_jsonl(turns):
 def rows(project):
     """rows(prompts) writes signals and conversations as parse and validate leave them."""
 
-    def write(prompts, quarantined=()):
+    def write(prompts, quarantined=(), labels=None):
         talks = [Conversation((Message("user", prompt), Message("assistant", "Yes."))) for prompt in prompts]
         signals = [
-            {"row": n, "error": None, "prompt_hash": prompt, "sketch": sketch(talk.prompt_key), "n_tokens": 10}
-            for n, (prompt, talk) in enumerate(zip(prompts, talks, strict=True), 1)
+            {
+                "row": n,
+                "label": label,
+                "prompt_hash": prompt,
+                "sketch": sketch(talk.prompt_key),
+                "n_tokens": 10,
+            }
+            for n, (prompt, talk, label) in enumerate(
+                zip(prompts, talks, labels or [None] * len(prompts), strict=True), 1
+            )
         ]
         SIGNALS.parent.mkdir(exist_ok=True)
-        pd.DataFrame(signals).to_parquet(SIGNALS)
+        pq.write_table(pa.Table.from_pylist(signals, schema=SCHEMA), SIGNALS)
         conversations.write_jsonl(CONVERSATIONS, talks)
         QUARANTINE.write_text("row,why,record\n" + "".join(f"{row},x,y\n" for row in quarantined))
 
@@ -107,7 +121,7 @@ def rows(project):
 
 
 def read(name):
-    return [talk.prompt[0].content for talk in conversations.read_jsonl(SPLITS / f"{name}.jsonl")]
+    return [talk.prompt[0].content for talk in conversations.read_jsonl(SPLITS[name])]
 
 
 def test_nearly_equal_prompts_share_a_split(rows):
@@ -116,7 +130,7 @@ def test_nearly_equal_prompts_share_a_split(rows):
     rows([question + end for question in questions for end in ("", "!", " please")])
     split.main()
     homes = collections.defaultdict(set)
-    for name in split.NAMES:
+    for name in SPLITS:
         for prompt in read(name):
             homes[prompt[0]].add(name)
     assert len(homes) == 20 and all(len(names) == 1 for names in homes.values())
@@ -126,7 +140,7 @@ def test_the_report_shows_sizes_overlap_and_nearness(rows):
     rows([f"{n} {chr(97 + n % 26) * 30}" for n in range(40)])
     split.main()
     report = json.loads(SPLIT_REPORT.read_text())
-    assert [report[name]["conversations"] for name in split.NAMES] == [len(read(name)) for name in split.NAMES]
+    assert [report[name]["conversations"] for name in SPLITS] == [len(read(name)) for name in SPLITS]
     assert report["overlap"] == 0 and report["train"]["tokens"] == 10 * report["train"]["conversations"]
     assert 0 <= report["nearest"]["median"] <= report["nearest"]["p90"] <= report["nearest"]["max"] < 1
 
@@ -134,5 +148,84 @@ def test_the_report_shows_sizes_overlap_and_nearness(rows):
 def test_quarantined_rows_are_left_out(rows):
     rows([f"question {chr(97 + n) * 20}" for n in range(10)], quarantined=[2, 9])
     split.main()
-    kept = sorted(prompt[9] for name in split.NAMES for prompt in read(name))
+    kept = sorted(prompt[9] for name in SPLITS for prompt in read(name))
     assert kept == list("acdefghj")
+
+
+def test_labels_keep_their_shares():
+    labels = ["checkout"] * 100 + ["pool"] * 40 + ["spa"] * 20
+    chosen = split.assign(prompts(160), 0.1, 0.2, 3, labels)
+    counts = collections.Counter(zip(labels, chosen, strict=True))
+    for label, size in (("checkout", 100), ("pool", 40), ("spa", 20)):
+        assert counts[label, "test"] == 0.2 * size and counts[label, "validation"] == 0.1 * size
+
+
+def test_rare_labels_do_not_empty_the_test():
+    labels = [f"label {number // 2}" for number in range(40)]
+    # Each label alone would give round(0.15 * 2) = 0 conversations to the test.
+    assert counted(split.assign(prompts(40), 0.15, 0.15, 5, labels)) == {"train": 28, "validation": 6, "test": 6}
+
+
+def test_a_group_has_its_most_common_label():
+    names = ["a"] * 3 + prompts(40)
+    labels = ["x", "y", "y"] + ["x"] * 20 + ["y"] * 20
+    chosen = split.assign(names, 0.2, 0.2, 1, labels)
+    assert len(set(chosen[:3])) == 1
+    assert split.assign(names, 0.2, 0.2, 1, ["y"] * 3 + labels[3:]) == chosen
+
+
+def test_the_labels_of_the_test_stand_beside_it(rows):
+    letters = [chr(97 + number) for number in range(20)]
+    rows([letter * 20 for letter in letters], labels=[f"about {letter}" for letter in letters])
+    split.main()
+    assert json.loads(TEST_LABELS.read_text()) == [f"about {prompt[0]}" for prompt in read("test")]
+
+
+def test_without_labels_there_are_none(rows):
+    rows([chr(97 + number) * 20 for number in range(20)])
+    split.main()
+    assert json.loads(TEST_LABELS.read_text()) == []
+
+
+@pytest.fixture
+def committed(project):
+    """committed() commits the splits as a run of the pipeline would."""
+    outs = [f"data/splits/{name}" for name in ("train.jsonl", "validation.jsonl", "test.jsonl", "test_labels.json")]
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"split": {"cmd": "python -m stages.split", "outs": outs}}}))
+    dvc = Path(sys.executable).with_name("dvc")
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run([dvc, "init", "-q"], check=True)
+
+    def commit():
+        subprocess.run([dvc, "commit", "-q", "-f"], check=True)
+        subprocess.run(["git", "add", "-A"], check=True)
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, "commit", "-qm", "run"], check=True)
+
+    return commit
+
+
+def test_rows_that_changed_split_since_the_last_commit_are_counted(rows, committed):
+    def homes():
+        return {prompt: name for name in SPLITS for prompt in read(name)}
+
+    def changed():
+        split.main()
+        return json.loads(SPLIT_REPORT.read_text())["changed_split"]
+
+    letters = [chr(97 + number) * 20 for number in range(20)]
+    rows(letters)
+    assert changed() is None
+    committed()
+    before = homes()
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("seed: 42", "seed: 1"))
+    rows(letters[1:] + ["z" * 20])
+    count = changed()
+    assert count == sum(before.get(prompt, name) != name for prompt, name in homes().items()) > 0
+    committed()
+    # Once committed, the same run counts the same.
+    assert changed() == count
+    shutil.rmtree(".dvc/cache")
+    assert changed() == count
+    rows(letters)
+    assert changed() is None

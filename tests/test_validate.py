@@ -1,16 +1,16 @@
 import csv
 import json
 import re
-import string
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from stages import parse, split, validate
 from stages.command import UserError
 from stages.content import NAMES
-from stages.neighbours import sketch
+from stages.neighbours import SKETCH_BYTES, matrix, sketch
 from stages.paths import QUARANTINE, RAW, SPLITS, SUITE, VALIDATION, VALIDATION_PAGE
 
 from .conftest import ROOT
@@ -18,6 +18,7 @@ from .conftest import ROOT
 RULES = validate.read_suite(ROOT / SUITE)
 GOOD = {
     "error": None,
+    "label": None,
     "roles": "sua",
     "n_empty": 0,
     "n_tokens": 20,
@@ -26,8 +27,6 @@ GOOD = {
     "system_hash": "s",
     "language": "en",
     **dict.fromkeys(NAMES, 0),
-    "faults": None,
-    "sketch": None,
 }
 
 
@@ -35,14 +34,14 @@ def signals(**changes):
     """Signals of four good rows; `changes` is what is different in the second, which is row 12 of the source."""
     hashes = [{name: f"{name}{n}" for name in ("prompt_hash", "response_hash", "conversation_hash")} for n in range(4)]
     rows = [{"row": 11 + n, **GOOD, **hashes[n]} for n in range(4)]
-    for number, row in enumerate(rows):
-        row["sketch"] = sketch(string.ascii_letters[number] * 9)
     rows[1] |= changes
     return pd.DataFrame(rows).set_index("row")
 
 
-def found(frame, rules=RULES):
-    frame = validate.compared(frame)
+def found(frame, rules=RULES, prompts="abcd"):
+    """Findings; `prompts` are the prompts of the rows, of which some can be equal."""
+    sketches = [sketch(prompt * 9) for prompt, valid in zip(prompts, frame["error"].isna(), strict=False) if valid]
+    frame = validate.compared(frame, matrix(pa.chunked_array([sketches], pa.binary(SKETCH_BYTES))))
     return validate.findings(validate.check(frame, rules), rules, frame)
 
 
@@ -58,6 +57,7 @@ BROKEN = {name: None for name in GOOD} | {"prompt_hash": None, "response_hash": 
     "rule, severity, changes",
     [
         ("parses", "critical", {**BROKEN, "error": "JSON is malformed"}),
+        ("labelled", "warning", {"label": ""}),
         ("alternating_roles", "critical", {"roles": "suuaa"}),
         ("system_first", "critical", {"roles": "usa"}),
         ("system_first", "critical", {"roles": "ssua"}),
@@ -89,7 +89,7 @@ def test_each_rule_finds_its_row(rule, severity, changes):
 def test_rules_about_several_rows_name_all_of_them():
     (finding,) = found(signals(prompt_hash="prompt_hash0"))
     assert (finding["rule"], finding["rows"]) == ("conflicting_responses", [11, 12])
-    (finding,) = found(signals(sketch=sketch("a" * 9)))
+    (finding,) = found(signals(), prompts="aacd")
     assert (finding["rule"], finding["rows"]) == ("near_duplicate_prompts", [11, 12])
     (finding,) = found(signals(conversation_hash="conversation_hash0"))
     assert (finding["rule"], finding["rows"]) == ("duplicates", [11, 12])
@@ -104,7 +104,18 @@ def test_too_few_rows():
 def test_every_rule_of_the_suite_is_tested():
     marks = test_each_rule_finds_its_row.pytestmark[0].args[1]
     tested = {rule for rule, *_ in marks} | {"duplicates", "conflicting_responses", "near_duplicate_prompts"}
-    assert tested | {"enough_conversations"} == set(RULES)
+    assert tested | {"enough_conversations", "few_labels"} == set(RULES)
+
+
+def test_a_label_for_each_row_is_too_many():
+    labels = [f"label {number}" for number in range(51)]
+    prompts = [chr(97 + number) for number in range(51)]
+    many = pd.concat([signals()[:1]] * 51, ignore_index=True).assign(
+        label=labels, prompt_hash=prompts, conversation_hash=prompts
+    )
+    (finding,) = found(many.rename_axis("row"), prompts=prompts)
+    assert (finding["rule"], finding["severity"]) == ("few_labels", "critical")
+    assert found(many[:50].rename_axis("row"), prompts=prompts) == []
 
 
 def test_a_rule_that_raises_is_critical():
@@ -182,7 +193,9 @@ def test_the_gate_stops_with_all_findings_and_writes_its_reports_first(gate):
         gate([*good(5), '{"messages": 5}', (TALK % 9).replace("At 7", f"Use {KEY}")])
     text = str(error.value)
     assert "parses, 1 of 7 rows" in text and "row 6: Expected `array`, got `int` - at `$.messages`" in text
-    assert "api_keys, 1 of 7 rows" in text and "row 7: Use ‹sk•••›" in text and "revoke it" in text
+    assert (
+        "api_keys, 1 of 7 rows" in text and "row 7, message 2 (assistant): Use ‹sk•••›" in text and "revoke it" in text
+    )
     report = json.loads(VALIDATION.read_text())
     assert {finding["rule"]: finding["rows"] for finding in report["findings"]} == {"parses": 1, "api_keys": 1}
     assert "<html" in VALIDATION_PAGE.read_text(encoding="utf-8").lower()
@@ -206,7 +219,7 @@ def test_quarantine_sets_rows_aside_and_loses_none(gate):
     assert [(row["row"], row["record"]) for row in rows] == [("6", bad[0]), ("7", bad[1])]
     assert rows[0]["why"].startswith("parses: ") and rows[1]["why"].startswith("api_keys: ")
     split.main()
-    kept = [line for name in split.NAMES for line in (SPLITS / f"{name}.jsonl").read_text().splitlines()]
+    kept = [line for name in SPLITS for line in (SPLITS[name]).read_text().splitlines()]
     assert len(kept) == 40 and sorted(map(json.loads, kept), key=str) == sorted(map(json.loads, good(40)), key=str)
 
 
