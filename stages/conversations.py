@@ -1,5 +1,6 @@
 """What a conversation is: OpenAI's chat format, one JSON record a line, and the words that the project uses for it."""
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -78,6 +79,11 @@ def decode(record: str | bytes) -> Conversation:
 def encode(conversation: Conversation) -> bytes:
     """The conversation as one line of JSONL, without the line end. Text is kept as it is, in UTF-8."""
     return _encoder.encode(conversation)
+
+
+def identity(line: bytes) -> str:
+    """A hash of a conversation's line of JSONL, without the line end: 32 hexadecimal digits."""
+    return hashlib.blake2b(line, digest_size=16).hexdigest()
 
 
 def read_jsonl(path: Path) -> Iterator[Conversation]:

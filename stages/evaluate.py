@@ -1,20 +1,21 @@
 """evaluate: base and tuned model on the test split, measured and compared, with confidence intervals.
 
 `reports/metrics.json` is for `dvc metrics diff`, `reports/slices.json` has the same for each label of the data, and
-`reports/eval/predictions.jsonl` has every answer with its scores.
+`reports/eval/predictions.jsonl` has every answer with its scores. `reports/eval/run.json` holds what varies by nature.
 """
 
 import json
+import time
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from stages import base, conversations, files, params
-from stages.chat import Chat
+from stages import backends, conversations, files, params
+from stages.backends import Likelihoods
 from stages.command import notice, run
 from stages.conversations import Conversation
-from stages.paths import METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS, TUNED
+from stages.paths import EVAL_RUN, METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
 from stages.scoring import Bootstrap, Mean, scores
 
 # Decimals of a measure: more would show the rounding of bf16, not the model.
@@ -27,11 +28,10 @@ Measures = dict[str, Mean]
 
 
 def main() -> None:
-    from stages.backends.local import Pair
-
+    begin = time.perf_counter()
     knobs = params.load()
     test = list(conversations.read_jsonl(SPLITS["test"]))
-    pair = Pair.load(base.weights(), TUNED, Chat.load(), knobs.evaluate.batch_size)
+    pair = backends.chosen(knobs).pair(knobs)
     answers, measures = {}, {}
     for name, tuned in (("base", False), ("tuned", True)):
         answers[name], cut = pair.answers(test, tuned, knobs.evaluate.max_new_tokens)
@@ -40,21 +40,26 @@ def main() -> None:
         measures[name] = _measures(test, answers[name], pair.likelihoods(test, tuned))
     results = compare(measures["base"], measures["tuned"], knobs)
     _write_predictions(test, answers, measures)
-    _write_metrics(results, test, measures["base"]["loss"])
+    _write_metrics(results, measures["base"].get("loss"))
     labels = json.loads(TEST_LABELS.read_text(encoding="utf-8"))
     files.write_json(SLICES, slices(labels, measures["base"], measures["tuned"], knobs))
-    gain = results["gain"]["loss"]
-    notice(f"evaluated {len(test)} conversations: loss gain {gain['value']} ({gain['low']} to {gain['high']})")
+    files.write_json(EVAL_RUN, {"seconds": round(time.perf_counter() - begin, 1), **pair.facts()})
+    name, gain = next(iter(results["gain"].items()))
+    notice(f"evaluated {len(test)} conversations: {name} gain {gain['value']} ({gain['low']} to {gain['high']})")
 
 
-def _measures(test: list[Conversation], answers: list[str], likelihoods: Any) -> Measures:
-    tokens = likelihoods.tokens
+def _measures(test: list[Conversation], answers: list[str], likelihoods: Likelihoods | None) -> Measures:
+    """All measures that there are: without likelihoods those that need them are absent."""
     found = scores(answers, [conversation.response for conversation in test])
+    measures = {name: Mean(values, np.ones(len(test))) for name, values in found.items()}
+    if likelihoods is None:
+        return measures
+    tokens = likelihoods.tokens
     return {
         "loss": Mean(likelihoods.nll, tokens),
         "perplexity": Mean(likelihoods.nll, tokens, np.exp),
         "token_accuracy": Mean(likelihoods.correct, tokens),
-        **{name: Mean(values, np.ones(len(test))) for name, values in found.items()},
+        **measures,
     }
 
 
@@ -83,15 +88,17 @@ def _among(measures: Measures, chosen: np.ndarray) -> Measures:
     return {name: mean.among(chosen) for name, mean in measures.items()}
 
 
-def _write_metrics(results: dict[str, Any], test: list[Conversation], loss: Mean) -> None:
+def _write_metrics(results: dict[str, Any], loss: Mean | None) -> None:
     splits = json.loads(SPLIT_REPORT.read_text(encoding="utf-8"))
     counts = {name: splits[name]["conversations"] for name in SPLITS}
+    if loss is not None:
+        counts["test_tokens"] = int(loss.weights.sum())
     files.write_json(
         METRICS,
         {
             "test": results,
             "train": json.loads(TRAIN_METRICS.read_text(encoding="utf-8")),
-            "counts": {**counts, "test_tokens": int(loss.weights.sum())},
+            "counts": counts,
         },
     )
 

@@ -22,6 +22,9 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 
 
+Auto = Literal["auto"]
+
+
 class Section(BaseModel):
     """A group of keys of which none may be unknown."""
 
@@ -118,6 +121,18 @@ class Unsloth(Section):
     overlong: Literal["stop", "drop"]
 
 
+class OpenAI(Section):
+    model: Text
+    base_url: Text | None
+    learning_rate_multiplier: Annotated[Number, Field(gt=0, le=100)] | Auto
+    suffix: Annotated[str, Field(strict=True, min_length=1, max_length=64)] | None
+    checkpoint: Count | Literal["last", "best"]
+    attempt: Count
+    max_cost_usd: Annotated[Number, Field(ge=0)] | None
+    timeout: Annotated[Number, Field(gt=0)]
+    poll_seconds: Annotated[Number, Field(gt=0, le=3600)]
+
+
 class Evaluate(Section):
     batch_size: Annotated[Count, Field(le=4096)]
     max_new_tokens: Annotated[Count, Field(le=8192)]
@@ -128,11 +143,11 @@ class Evaluate(Section):
 class Params(Section):
     """The whole file."""
 
-    backend: Literal["unsloth"]
+    backend: Literal["unsloth", "openai"]
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)]
     lr: Annotated[Number, Field(gt=0, le=1)]
-    epochs: Annotated[Count, Field(le=1000)]
-    batch_size: Annotated[Count, Field(le=4096)]
+    epochs: Annotated[Count, Field(le=1000)] | Auto
+    batch_size: Annotated[Count, Field(le=4096)] | Auto
     dropout: Annotated[Number, Field(ge=0, lt=1)]
     weight_decay: Annotated[Number, Field(ge=0, le=1)]
     scheduler: Literal["constant", "linear", "cosine"]
@@ -143,7 +158,21 @@ class Params(Section):
     split: Split
     lora: Lora
     unsloth: Unsloth
+    openai: OpenAI
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _numbers_for_unsloth(self) -> "Params":
+        for name in ("epochs", "batch_size"):
+            if self.backend == "unsloth" and getattr(self, name) == "auto":
+                raise ValueError(f"{name}: auto is for backend: openai; give a number")
+        return self
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """`epochs` and `batch_size` where neither is auto, as with `backend: unsloth`."""
+        assert self.epochs != "auto" and self.batch_size != "auto"
+        return self.epochs, self.batch_size
 
 
 def load(path: Path = PARAMS) -> Params:
@@ -163,7 +192,8 @@ def load(path: Path = PARAMS) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        faults = [_fault(fault) for fault in error.errors()]
+        # A key that may be of several kinds has a fault for each of them.
+        faults = list(dict.fromkeys(_fault(fault) for fault in error.errors()))
         count = f"{len(faults)} error{'s' if len(faults) > 1 else ''}"
         raise UserError("\n".join([f"{path} has {count}; mend it, or the -S that set it", *faults])) from None
 
@@ -201,13 +231,16 @@ _Loader.add_implicit_resolver(
 def _fault(fault: Any) -> str:
     """One line for one of pydantic's errors: key, value, what is allowed."""
     place = [str(part) for part in fault["loc"]]
+    # Where a key may be of several kinds, pydantic adds the kind that it tried.
+    if fault["type"] != "extra_forbidden" and place and _KIND_TRIED.fullmatch(place[-1]):
+        place.pop()
     key = ".".join(place)
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key{_nearest(place[-1], _field_names(place[:-1]), prefix=place[:-1])}"
     if fault["type"] == "missing":
         return f"{key}: missing; expected {_allowed(place)}"
     if fault["type"] == "value_error":
-        return f"{key}: {fault['ctx']['error']}"
+        return f"{key}: {fault['ctx']['error']}".removeprefix(": ")
     return f"{key}: {fault['input']!r} is not allowed; expected {_allowed(place)}"
 
 
@@ -233,12 +266,14 @@ def _schema_at(place: list[str]) -> dict[str, Any]:
             schema = schema["properties"][part]
         else:
             schema = schema.get("additionalProperties") or {}
-        schema = next((option for option in schema.get("anyOf", []) if option.get("type") != "null"), schema)
+        options = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]
+        schema = options[0] if len(options) == 1 else schema
         if "$ref" in schema:
             schema = whole["$defs"][schema["$ref"].rsplit("/", 1)[1]]
     return schema
 
 
+_KIND_TRIED = re.compile(r"constrained-\w+|literal\[.*\]|int|float|str")
 _KINDS = {"integer": "a whole number", "number": "a number", "string": "text", "array": "a list", "object": "a section"}
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
@@ -246,6 +281,10 @@ _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "m
 def _allowed(place: list[str]) -> str:
     """What the key at `place` takes, in words: `a number > 0 and <= 1`, `one of stop, drop`."""
     schema = _schema_at(place)
+    return " or ".join(_in_words(option) for option in schema.get("anyOf", [schema]))
+
+
+def _in_words(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if "enum" in schema:

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from stages import conversations, files, params, reading, shapes
-from stages.chat import Chat
+from stages import backends, conversations, files, params, reading, shapes
 from stages.command import notice, run
 from stages.paths import CONVERSATIONS, RAW, SIGNALS
 from stages.signals import SCHEMA, Signaller
@@ -20,8 +19,9 @@ CHUNK = 2_000
 
 
 def main() -> None:
-    data = params.load().data
-    signaller = Signaller(Chat.load())
+    knobs = params.load()
+    data = knobs.data
+    signaller = Signaller(backends.chosen(knobs).reader())
     records = shapes.read(reading.rows(RAW, data.chosen, data.max_bytes), data.chosen)
     total = valid = 0
     # disable=None: a bar on a terminal, nothing in a log.

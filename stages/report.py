@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from stages import files, params
 from stages.command import UserError, notice, run
 from stages.paths import (
+    EVAL_RUN,
     HISTORY,
     HTML,
     MARKDOWN,
@@ -70,7 +71,7 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
     Raises:
         UserError: a file is missing or is not what its stage writes.
     """
-    metrics, splits, validation, facts = (_json(path) for path in (METRICS, SPLIT_REPORT, VALIDATION, RUN))
+    metrics, splits, validation = (_json(path) for path in (METRICS, SPLIT_REPORT, VALIDATION))
     conversations = [_conversation(json.loads(line)) for line in _text(PREDICTIONS).split("\n") if line.strip()]
     confidence = f"{100 * knobs.evaluate.confidence:g}%"
     history, validation_history = _history(_text(HISTORY)), _history(_text(VALIDATION_HISTORY))
@@ -87,7 +88,7 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         "split_names": list(SPLITS),
         "validation": validation,
         "params": _parameters(knobs),
-        "run": _flat(facts),
+        "run": _flat({"training": _json(RUN), "evaluation": _json(EVAL_RUN)}),
         "system": _shared_system(conversations),
         "conversations": conversations,
         "predictions": PREDICTIONS.as_posix(),
@@ -107,18 +108,19 @@ def page(facts: dict[str, Any], limit: int = _PAGE_BYTES) -> str:
 
 
 def verdict(metrics: dict[str, Any], confidence: str) -> str:
-    """One sentence on whether fine-tuning helped, judged by the loss on the test conversations."""
-    row = _row("loss", metrics["test"])
+    """One sentence on whether fine-tuning helped, judged on the test conversations by the loss, or else by chrF."""
+    name = next(name for name in ("loss", "chrf") if name in metrics["test"]["gain"])
+    row = _row(name, metrics["test"])
     count = metrics["counts"]["test"]
     where = f"on {count} held-out conversation{'s' if count != 1 else ''}"
-    fell = metrics["test"]["gain"]["loss"]["value"] < 0
-    moved = f"the loss {'fell' if fell else 'rose'} from {row.base.value} to {row.tuned.value}"
+    fell = metrics["test"]["gain"][name]["value"] < 0
+    moved = f"the {row.label} {'fell' if fell else 'rose'} from {row.base.value} to {row.tuned.value}"
     interval = f"{confidence} interval {row.gain.interval}"
     if row.word == "better":
         return f"Fine-tuning helped: {where} {moved} (gain {row.gain.value}, {interval})."
     if row.word == "worse":
         return f"Fine-tuning hurt: {where} {moved} (gain {row.gain.value}, {interval})."
-    moved = f"the loss went from {row.base.value} to {row.tuned.value}"
+    moved = f"the {row.label} went from {row.base.value} to {row.tuned.value}"
     if row.word == "within noise":
         return (
             f"Fine-tuning made no difference beyond noise: {where} {moved} "

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from stages import conversations, language
-from stages.chat import Chat
+from stages.backends import Reader
 from stages.content import NAMES, Inspector
 from stages.conversations import Conversation, Message
 from stages.neighbours import SKETCH_BYTES, sketch
@@ -21,7 +21,7 @@ SCHEMA = pa.schema(
         ("error", pa.string()),  # why the record is not a conversation; null where it is one
         ("roles", pa.string()),  # first letters, in order: "sua"
         ("n_empty", pa.int64()),  # messages with nothing but white space
-        ("n_tokens", pa.int64()),  # in the base model's chat template and tokenizer
+        ("n_tokens", pa.int64()),  # as the base model reads the conversation
         ("n_over", pa.int64()),  # tokens beyond what the base model can read
         ("n_response", pa.int64()),  # characters of the response
         (
@@ -43,14 +43,14 @@ SCHEMA = pa.schema(
 class Signaller:
     """Makes rows of signals with one base model's tokenizer."""
 
-    def __init__(self, chat: Chat) -> None:
-        self._chat = chat
-        self._context = chat.context
-        self._inspector = Inspector(chat.special_tokens)
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._context = reader.context
+        self._inspector = Inspector(reader.special_tokens)
 
     def rows(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """One row for each record."""
-        tokens = iter(self._chat.counts([one.conversation for one in records if one.conversation is not None]))
+        tokens = iter(self._reader.counts([one.conversation for one in records if one.conversation is not None]))
         return [
             {"row": one.row, "error": one.error, "faults": {"error": one.snippet}}
             if one.conversation is None
@@ -72,7 +72,7 @@ class Signaller:
             "sketch": sketch(conversation.prompt_key),
             "response_hash": _hash(repr(messages[-1]) if messages else ""),
             "system_hash": _hash("\n".join(system)),
-            "conversation_hash": _hash(conversations.encode(conversation).decode()),
+            "conversation_hash": conversations.identity(conversations.encode(conversation)),
             "language": language.detect(" ".join(one.text for one in messages if one.role in _SPEAKERS)),
             **{name: int(name in faults) for name in NAMES},
             "faults": faults or None,

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages import base, finetune, params
+from stages import params
 from stages.backends import unsloth
-from stages.chat import Chat, Example
+from stages.backends.unsloth import lora
+from stages.backends.unsloth.chat import Chat, Example
 from stages.paths import RUN
 
 ROUNDS = 2
@@ -57,20 +58,20 @@ def in_own_process(trainer: str) -> dict[str, Any]:
 def measure(trainer: str) -> dict[str, Any]:
     """Train one epoch; real tokens per second (padding does not count), seconds, peak memory, mean training loss."""
     knobs = params.load().model_copy(update={"epochs": 1})
-    unsloth.start()
-    train = finetune.examples(Chat.load(), "train", knobs.unsloth.max_length)
+    lora.start()
+    train = unsloth.examples(Chat.load(), "train", knobs.unsloth.max_length)
     tokens = sum(len(example.input_ids) for example in train)
     if trainer == "stock":
         seconds, loss = stock(train, knobs)
     else:
         seconds, loss = ours(train, knobs)
-    return {"speed": tokens / seconds, "seconds": seconds, "memory": unsloth.peak_memory_mb(), "loss": loss}
+    return {"speed": tokens / seconds, "seconds": seconds, "memory": lora.peak_memory_mb(), "loss": loss}
 
 
 def ours(train: list[Example], knobs: params.Params) -> tuple[float, float]:
     history: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        result = unsloth.finetune(base.weights(), train, train[:1], knobs, history.append, Path(scratch))
+        result = lora.train_adapter(unsloth.weights_folder(), train, train[:1], knobs, history.append, Path(scratch))
     losses = [row["train_loss"] for row in history if "train_loss" in row]
     return result.run["seconds"], sum(losses) / len(losses)
 
@@ -81,7 +82,7 @@ def stock(train: list[Example], knobs: params.Params) -> tuple[float, float]:
     from unsloth import FastLanguageModel
 
     model, tokenizer = FastLanguageModel.from_pretrained(
-        str(base.weights()), max_seq_length=knobs.unsloth.max_length, load_in_4bit=False
+        str(unsloth.weights_folder()), max_seq_length=knobs.unsloth.max_length, load_in_4bit=False
     )
     model = FastLanguageModel.get_peft_model(
         model,
@@ -107,9 +108,7 @@ def stock(train: list[Example], knobs: params.Params) -> tuple[float, float]:
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        trainer = SFTTrainer(
-            model=model, processing_class=tokenizer, args=arguments, train_dataset=unsloth.dataset(train)
-        )
+        trainer = SFTTrainer(model=model, processing_class=tokenizer, args=arguments, train_dataset=lora.dataset(train))
         begin = time.perf_counter()
         loss = trainer.train().training_loss
         return time.perf_counter() - begin, loss

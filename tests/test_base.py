@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import base as stage
 from stages import files
-from stages.backends import weights
+from stages.backends.unsloth import weights, weights_folder
 from stages.command import UserError
 from stages.paths import BASE
 
@@ -15,14 +14,14 @@ def test_a_directory_is_recorded_by_content_and_its_weights_stay_where_they_are(
     record = json.loads((BASE / "base.json").read_text())
     assert record["model"] == str(base) and len(record["content"]) == 64
     assert not list(BASE.glob("*.safetensors")) and (BASE / "tokenizer.json").exists()
-    assert stage.weights() == base
+    assert weights_folder() == base
 
 
 def test_weights_that_changed_since_are_refused(base):
     record = json.loads((BASE / "base.json").read_text())
     files.write_json(BASE / "base.json", {**record, "content": "0" * 64})
     with pytest.raises(UserError, match="changed since the base stage ran"):
-        stage.weights()
+        weights_folder()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from stages.chat import IGNORED, Example
+from stages.backends.unsloth.chat import IGNORED, Example
 from stages.training import branches
 
 

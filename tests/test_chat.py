@@ -1,6 +1,6 @@
 import pytest
 
-from stages.chat import IGNORED, Chat
+from stages.backends.unsloth.chat import IGNORED, Chat
 from stages.command import UserError
 from stages.conversations import Conversation, Message
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages import conversations, finetune
-from stages.chat import Chat
+from stages import conversations
+from stages.backends import unsloth
+from stages.backends.unsloth.chat import Chat
 from stages.command import UserError
 from stages.conversations import Conversation, Message
 from stages.paths import HISTORY, RUN, SIGNALS, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY
@@ -68,10 +69,10 @@ def test_it_learns_and_keeps_the_best_epoch(splits):
     assert json.loads(RUN.read_text())["trainable_parameters"] > 0
 
     # What is kept is that epoch's adapter: plain peft loads it, and measures the same loss.
-    from stages.backends.local import Pair
-    from stages.base import weights
+    from stages.backends.unsloth import weights_folder
+    from stages.backends.unsloth.local import Pair
 
-    pair = Pair.load(weights(), TUNED, Chat.load(), batch_size=4)
+    pair = Pair.load(weights_folder(), TUNED, Chat.load(), batch_size=4)
     found = pair.likelihoods(list(conversations.read_jsonl(SPLITS["validation"])), tuned=True)
     assert found.nll.sum() / found.tokens.sum() == pytest.approx(metrics["validation_loss"], rel=0.02)
     assert str(Path.cwd()) not in (TUNED / "adapter_config.json").read_text()
@@ -97,13 +98,13 @@ def test_overlong_conversations_are_dropped_when_asked(base, capsys):
     chat = Chat.load()
     long = Conversation((Message("user", "x" * 500), Message("assistant", "y")))
     conversations.write_jsonl(SPLITS["train"], [*talks(3), long])
-    assert len(finetune.examples(chat, "train", 200)) == 3
+    assert len(unsloth.examples(chat, "train", 200)) == 3
     assert "left out 1 conversations of more than 200 tokens" in capsys.readouterr().out
     with pytest.raises(UserError, match="is within unsloth.max_length 20; raise it"):
-        finetune.examples(chat, "train", 20)
+        unsloth.examples(chat, "train", 20)
 
 
 def test_a_second_training_is_refused(project, monkeypatch):
-    monkeypatch.setattr(finetune, "_LOCK_SECONDS", 0.1)
-    with finetune.alone(), pytest.raises(UserError, match="another training runs"), finetune.alone():
+    monkeypatch.setattr(unsloth, "_LOCK_SECONDS", 0.1)
+    with unsloth.alone(), pytest.raises(UserError, match="another training runs"), unsloth.alone():
         pass

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from stages.backends.local import Pair
-from stages.chat import Chat
+from stages.backends.unsloth.chat import Chat
+from stages.backends.unsloth.local import Pair
 from stages.conversations import Conversation, Message
 
 

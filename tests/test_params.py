@@ -32,6 +32,17 @@ def test_scientific_notation_without_a_dot_is_a_number(project):
         ("lr: 0.001", "lr: .nan", "lr: nan is not allowed; expected a number > 0 and <= 1"),
         ("lr: 0.001", "lr: true", "lr: True is not allowed"),
         ("epochs: 3", "epochs: 0", "epochs: 0 is not allowed; expected a whole number >= 1 and <= 1000"),
+        (
+            "epochs: 3",
+            "epochs: many",
+            "epochs: 'many' is not allowed; expected a whole number >= 1 and <= 1000 or auto",
+        ),
+        ("epochs: 3", "epochs: auto", "epochs: auto is for backend: openai; give a number"),
+        (
+            "multiplier: auto",
+            "multiplier: -1",
+            "multiplier: -1 is not allowed; expected a number > 0 and <= 100 or auto",
+        ),
         ("epochs: 3", "epoch: 3", "epoch: unknown key; did you mean 'epochs'?"),
         ("  r: 16", "  rank: 16", "lora.rank: unknown key; known: alpha, r, target_modules"),
         ("  alpha: 32", "  alhpa: 32", "lora.alhpa: unknown key; did you mean 'lora.alpha'?"),
@@ -46,6 +57,11 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(project, old, new, messag
     with pytest.raises(UserError) as error:
         edited(project, (old, new))
     assert message in str(error.value)
+
+
+def test_a_hosted_run_may_leave_epochs_to_the_service(project):
+    knobs = edited(project, ("backend: unsloth", "backend: openai"), ("epochs: 3", "epochs: auto"))
+    assert knobs.epochs == "auto" and knobs.openai.learning_rate_multiplier == "auto"
 
 
 def test_all_errors_are_listed_at_once(project):

@@ -128,7 +128,7 @@ def test_tokens_are_those_of_the_chat_template(project, base):
     # <|im_start|>system\nYou are a helpful AI ...<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n...
     from transformers import AutoTokenizer
 
-    from stages.chat import Chat
+    from stages.backends.unsloth.chat import Chat
 
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}]
     expected = AutoTokenizer.from_pretrained("models/base").apply_chat_template(turns, return_dict=True)["input_ids"]

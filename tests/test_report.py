@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import files, finetune, report
+from stages import files, report
+from stages.backends import unsloth
 from stages.command import UserError
 
 HOSTILE = "<script>alert('x')</script> | a\nb `c` ![i](http://evil.example/i.png) @someone #12"
@@ -49,6 +50,7 @@ def write_inputs(loss_gain=BETTER, predictions=None, **changes):
     lines = [json.dumps(one, ensure_ascii=False) for one in predictions or [prediction()]]
     files.write_text(report.PREDICTIONS, "\n".join(lines) + "\n")
     files.write_json(report.RUN, {"seconds": 71.3, "device": "cpu", "versions": {"torch": "2.9.0"}})
+    files.write_json(report.EVAL_RUN, {"seconds": 40.5, "prompt_tokens": 1234})
     split = {"conversations": 31, "tokens": 4100}
     nearest = {"median": 0.3, "p90": 0.5, "max": 0.7}
     splits = {"train": split, "validation": split, "test": split, "overlap": 0, "nearest": nearest, "changed_split": 2}
@@ -61,7 +63,10 @@ def write_inputs(loss_gain=BETTER, predictions=None, **changes):
 
 def write_history(steps, epochs):
     report.HISTORY.parent.mkdir(parents=True, exist_ok=True)
-    for path, columns in finetune.TABLES.items():
+    for path, columns in {
+        report.HISTORY: unsloth.HISTORY,
+        report.VALIDATION_HISTORY: unsloth.VALIDATION_HISTORY,
+    }.items():
         with path.open("w", newline="") as file:
             out = csv.writer(file)
             out.writerow(columns)
@@ -193,7 +198,18 @@ def test_an_empty_history_gives_no_chart(project):
 
 
 @pytest.mark.parametrize(
-    "name", ["METRICS", "PREDICTIONS", "HISTORY", "VALIDATION_HISTORY", "RUN", "SPLIT_REPORT", "VALIDATION", "SLICES"]
+    "name",
+    [
+        "METRICS",
+        "PREDICTIONS",
+        "HISTORY",
+        "VALIDATION_HISTORY",
+        "RUN",
+        "SPLIT_REPORT",
+        "VALIDATION",
+        "SLICES",
+        "EVAL_RUN",
+    ],
 )
 def test_a_missing_input_is_named(project, name):
     write_inputs()

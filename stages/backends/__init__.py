@@ -1,9 +1,88 @@
-"""Who trains and answers."""
+"""Who trains and answers: one package for each value of `backend`, all with the functions of `Backend`."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from stages.conversations import Conversation
+from stages.params import Params
+
+# Takes one row of a table of history at a time.
+Log = Callable[[dict[str, Any]], Any]
 
 
-def quiet() -> None:
-    """Keep transformers' warnings and bars from burying the pipeline's own lines."""
-    from transformers.utils import logging
+@dataclass(frozen=True)
+class Result:
+    """A finished training: metrics that repeat, and facts that vary from run to run."""
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    metrics: dict[str, Any]
+    run: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """What the model gives the references, each of shape (conversations,).
+
+    `nll`: negative log-likelihood of the response in nats; `correct`: how many of its tokens the model ranks first;
+    `tokens`: how many there are, the end token included.
+    """
+
+    nll: np.ndarray
+    correct: np.ndarray
+    tokens: np.ndarray
+
+
+class Reader(Protocol):
+    """What the base model makes of a conversation."""
+
+    def counts(self, conversations: Sequence[Conversation]) -> list[int]:
+        """Lengths of whole conversations in tokens, 0 for one without messages."""
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """Texts that the tokenizer turns into one token with a meaning of its own, such as the end token."""
+
+    @property
+    def context(self) -> int:
+        """How many tokens the model can read."""
+
+
+class Pair(Protocol):
+    """The base model and the tuned one."""
+
+    def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
+        """The most likely answer to each prompt, and how many were cut because they reached `max_new_tokens`."""
+
+    def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods | None:
+        """Scores of each conversation's response, given its prompt; None where the backend cannot tell."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the answers took, such as tokens and their price."""
+
+
+class Backend(Protocol):
+    """The functions of each package here."""
+
+    # Columns of reports/train/history.csv and validation_history.csv.
+    HISTORY: tuple[str, ...]
+    VALIDATION_HISTORY: tuple[str, ...]
+
+    def prepare(self, knobs: Params) -> str:
+        """Check that the base model can be had, record in models/base what it is, and say so in a line."""
+
+    def reader(self) -> Reader:
+        """The base model's way to read, from models/base."""
+
+    def finetune(self, knobs: Params, log: Log) -> Result:
+        """Train on the splits and leave the tuned model in models/tuned."""
+
+    def pair(self, knobs: Params) -> Pair:
+        """Base and tuned model, ready to answer."""
+
+
+def chosen(knobs: Params) -> Backend:
+    """The backend that the parameters name."""
+    return cast(Backend, importlib.import_module(f"stages.backends.{knobs.backend}"))

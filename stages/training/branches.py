@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from stages.chat import IGNORED, Example
+from stages.backends.unsloth.chat import IGNORED, Example
 
 # Attention costs the square of a tree's length: beyond this many tokens, sharing the prefix saves less than that.
 TREE_TOKENS = 768

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
 
-from stages.chat import IGNORED
+from stages.backends.unsloth.chat import IGNORED
 from stages.command import notice
 from stages.params import Params
 from stages.training import branches

@@ -1,33 +1,25 @@
-"""The Unsloth backend: LoRA fine-tuning of an open model on this machine's GPU or CPU.
+"""LoRA fine-tuning of an open model with Unsloth, on this machine's GPU or CPU.
 
 Unsloth patches transformers and TRL when it is imported, so `start` imports it before anything else touches them.
 """
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 from stages import files
-from stages.backends import quiet
-from stages.chat import IGNORED, Example
+from stages.backends import Log, Result
+from stages.backends.unsloth import quiet
+from stages.backends.unsloth.chat import IGNORED, Example
 from stages.params import Params
 
-Log = Callable[[dict[str, Any]], Any]
-
+# Where the best adapter is left.
+BEST = "best"
 _VERSIONS = ("unsloth", "torch", "transformers", "trl", "peft")
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished training: the best adapter, metrics that repeat, and facts that vary from run to run."""
-
-    adapter: Path
-    metrics: dict[str, Any]
-    run: dict[str, Any]
 
 
 def start() -> None:
@@ -39,18 +31,18 @@ def start() -> None:
     quiet()
 
 
-def finetune(
+def train_adapter(
     base: Path, train: Sequence[Example], validation: Sequence[Example], knobs: Params, log: Log, scratch: Path
 ) -> Result:
-    """Train LoRA weights on the base model in folder `base`; `log` takes one row of history at a time.
+    """Train LoRA weights on the base model in folder `base`, and leave the best of them in `scratch`/best.
 
     The loss is the mean over the learned tokens. After each epoch the validation loss decides whether the adapter is
-    the best so far; only the best is kept, in the folder `scratch`, which the trainer may write to as well.
+    the best so far; only the best is kept. The trainer may write to the folder `scratch` as well.
     """
     from stages.training.trainer import KeepBest, make
 
     model, tokenizer = _lora_model(base, knobs)
-    keep = KeepBest(scratch / "best", knobs, log)
+    keep = KeepBest(scratch / BEST, knobs, log)
     arguments = _arguments(scratch / "trainer", len(train), knobs)
     trainer = make(model, tokenizer, arguments, dataset(train), dataset(validation), keep)
     begin = time.perf_counter()
@@ -64,7 +56,7 @@ def finetune(
         "best_epoch": keep.best_epoch,
         "validation_loss": round(keep.best_loss, 4),
     }
-    return Result(scratch / "best", metrics, _facts(model, seconds, tokens * knobs.epochs / seconds))
+    return Result(metrics, _facts(model, seconds, tokens * knobs.numbers[0] / seconds))
 
 
 def _lora_model(base: Path, knobs: Params) -> tuple[Any, Any]:
@@ -88,12 +80,13 @@ def _lora_model(base: Path, knobs: Params) -> tuple[Any, Any]:
 def _arguments(folder: Path, conversations: int, knobs: Params) -> Any:
     from trl import SFTConfig
 
-    steps = -(-conversations // knobs.batch_size) * knobs.epochs
+    epochs, batch_size = knobs.numbers
+    steps = -(-conversations // batch_size) * epochs
     return SFTConfig(
         output_dir=str(folder),
-        num_train_epochs=knobs.epochs,
-        per_device_train_batch_size=knobs.batch_size,
-        per_device_eval_batch_size=knobs.batch_size,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
         learning_rate=knobs.lr,
         weight_decay=knobs.weight_decay,
         lr_scheduler_type=knobs.scheduler,

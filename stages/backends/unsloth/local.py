@@ -12,22 +12,10 @@ from peft import PeftModel
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from stages.backends import quiet
-from stages.chat import IGNORED, Chat, Example
+from stages.backends import Likelihoods
+from stages.backends.unsloth import quiet
+from stages.backends.unsloth.chat import IGNORED, Chat, Example
 from stages.conversations import Conversation
-
-
-@dataclass(frozen=True)
-class Likelihoods:
-    """What the model gives the references, each of shape (conversations,).
-
-    `nll`: negative log-likelihood of the response in nats; `correct`: how many of its tokens the model ranks first;
-    `tokens`: how many there are, the end token included.
-    """
-
-    nll: np.ndarray
-    correct: np.ndarray
-    tokens: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -79,6 +67,10 @@ class Pair:
                     texts[row] = tokenizer.decode(answer, skip_special_tokens=True).strip()
                     cut += tokenizer.eos_token_id not in answer
         return texts, cut
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing: answers on this machine cost time alone."""
+        return {}
 
     def _which(self, tuned: bool) -> AbstractContextManager[Any]:
         return nullcontext() if tuned else self.model.disable_adapter()

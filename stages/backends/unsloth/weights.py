@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from stages import files
-from stages.backends import quiet
+from stages.backends.unsloth import quiet
 from stages.command import UserError, notice
 
 _WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")

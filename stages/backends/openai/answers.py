@@ -1,0 +1,119 @@
+"""Answers of a hosted model, several requests at a time; each is paid for once and kept outside DVC's outs."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import openai
+from tqdm import tqdm
+
+from stages import files
+from stages.backends import Likelihoods
+from stages.backends.openai import prices
+from stages.backends.openai.client import in_words
+from stages.conversations import Conversation
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class HostedPair:
+    """The base model and the tuned one behind an endpoint."""
+
+    client: openai.OpenAI
+    endpoint: str
+    base: str
+    tuned: str
+    parallel: int
+    seed: int
+    used: dict[str, list[int]] = field(default_factory=dict)  # requests, prompt tokens, answer tokens of each model
+
+    def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
+        """The most likely answer to each prompt, and how many were cut because they reached `max_new_tokens`.
+
+        Raises:
+            UserError: a request failed for good; the answers so far are kept, and the next run asks for the others.
+        """
+        model, kind = (self.tuned, "tuned") if tuned else (self.base, "base")
+        requests = [self._request(conversation, model, max_new_tokens) for conversation in conversations]
+        kept = Kept(self.endpoint, model)
+        with ExitStack() as stack:
+            stack.enter_context(in_words(self.endpoint))
+            pool = stack.enter_context(ThreadPoolExecutor(self.parallel))
+            # What is not begun yet is not asked for any more after an error or Ctrl-C.
+            stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+            found = pool.map(lambda request: kept.get(request) or kept.add(request, self._ask(request)), requests)
+            answers = list(tqdm(found, f"{kind} answers", len(requests), unit="answer", disable=None))
+        self.used[kind] = [len(answers), *(sum(one[name] for one in answers) for name in ("prompt", "answer"))]
+        return [one["text"] for one in answers], sum(one["cut"] for one in answers)
+
+    def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods | None:
+        """None: the API tells the likelihood of its own answers alone, not that of a given response."""
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """Requests, tokens and price of each model's answers, those kept from an earlier run included."""
+        names = ("requests", "prompt_tokens", "answer_tokens")
+        return {
+            kind: {**dict(zip(names, counts, strict=True)), "price_usd": prices.answers(self.base, kind, *counts[1:])}
+            for kind, counts in self.used.items()
+        }
+
+    def _request(self, conversation: Conversation, model: str, max_new_tokens: int) -> dict[str, Any]:
+        messages = [msgspec.to_builtins(message) for message in conversation.prompt]
+        tools = {"tools": conversation.tools} if conversation.tools else {}
+        for message in messages:
+            message.pop("weight", None)
+        return {"model": model, "messages": messages, "temperature": 0, "seed": self.seed % 2**31,
+                "max_tokens": max_new_tokens, **tools}  # fmt: skip
+
+    def _ask(self, request: dict[str, Any]) -> Answer:
+        done = self.client.chat.completions.create(**request)
+        choice, usage = done.choices[0], done.usage
+        calls = choice.message.tool_calls
+        text = choice.message.content or (json.dumps([call.to_dict() for call in calls]) if calls else "")
+        return {
+            "text": text.strip(),
+            "cut": choice.finish_reason == "length",
+            "prompt": usage.prompt_tokens if usage else 0,
+            "answer": usage.completion_tokens if usage else 0,
+        }
+
+
+class Kept:
+    """Answers by request, in a file that grows by a line with each, so that a killed run pays for none twice."""
+
+    def __init__(self, endpoint: str, model: str) -> None:
+        name = hashlib.sha256(f"{endpoint} {model}".encode()).hexdigest()[:32]
+        self._path: Path = files.state_dir("openai", "answers") / f"{name}.jsonl"
+        self._lock = threading.Lock()
+        self._answers: dict[str, Answer] = {}
+        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # the line that a killed run was writing
+                continue
+            self._answers[record["request"]] = record["answer"]
+
+    def get(self, request: dict[str, Any]) -> Answer | None:
+        """The answer to an equal request."""
+        return self._answers.get(_key(request))
+
+    def add(self, request: dict[str, Any], answer: Answer) -> Answer:
+        """Keep an answer, and give it back."""
+        line = json.dumps({"request": _key(request), "answer": answer})
+        with self._lock, self._path.open("a", encoding="utf-8") as out:
+            # The line end stands first: it closes a line that a killed run left open.
+            out.write(f"\n{line}")
+        return answer
+
+
+def _key(request: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

