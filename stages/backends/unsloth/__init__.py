@@ -24,14 +24,6 @@ _NAMED = 10
 _LOCK_SECONDS = 15
 
 
-def quiet() -> None:
-    """Keep transformers' warnings and bars from burying the pipeline's own lines."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
 def prepare(knobs: Params) -> str:
     """Resolve `unsloth.model` and record what it is, with its tokenizer.
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from stages.backends import Likelihoods
-from stages.backends.unsloth import quiet
 from stages.backends.unsloth.chat import IGNORED, Chat, Example
+from stages.command import quiet_transformers
 from stages.conversations import Conversation
 
 
@@ -29,7 +29,7 @@ class Pair:
     @classmethod
     def load(cls, weights: Path, adapter: Path, chat: Chat, batch_size: int) -> "Pair":
         """Load the base model's weights and the adapter on the GPU where there is one."""
-        quiet()
+        quiet_transformers()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         base = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.bfloat16, local_files_only=True)
         model = PeftModel.from_pretrained(base, str(adapter), local_files_only=True).to(device).eval()

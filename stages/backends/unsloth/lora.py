@@ -13,8 +13,8 @@ from typing import Any
 
 from stages import files
 from stages.backends import Log, Result
-from stages.backends.unsloth import quiet
 from stages.backends.unsloth.chat import IGNORED, Example
+from stages.command import quiet_transformers
 from stages.params import Params
 
 # Where the best adapter is left.
@@ -28,7 +28,7 @@ def start() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import unsloth  # noqa: F401
 
-    quiet()
+    quiet_transformers()
 
 
 def train_adapter(
