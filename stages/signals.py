@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("system_hash", pa.string()),
         ("conversation_hash", pa.string()),
         ("language", pa.string()),  # ISO 639-1; null where the text is too short to tell
-        *((name, pa.int64()) for name in NAMES),  # 1 where the content has this fault
+        *((name, pa.int8()) for name in NAMES),  # 1 where the content has this fault
         ("faults", pa.map_(pa.string(), pa.string())),  # a masked snippet for each fault; the one column with text
     ]
 )

@@ -94,12 +94,16 @@ def assign(
     groups = pairs.groupby("prompt", sort=False).agg(label=("label", "first"), size=("count", "sum"))
     if len(groups) < len(SPLITS):
         raise UserError(f"{len(groups)} different prompts cannot fill train, validation and test; add conversations")
-    groups["order"] = [hashlib.sha256(f"{seed}:{prompt}".encode()).digest() for prompt in groups.index]
+    groups["order"] = np.array([_order(seed, prompt) for prompt in groups.index], np.uint64)
     groups = groups.sort_values(["label", "order"])
     wanted = {"test": max(1, round(test * len(rows))), "validation": max(1, round(validation * len(rows)))}
     groups["split"] = _fill(groups, wanted)
     _fill_empty(groups)
     return rows["prompt"].map(groups["split"]).tolist()
+
+
+def _order(seed: int, prompt: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{prompt}".encode()).digest()[:8])
 
 
 def _fill(groups: pd.DataFrame, wanted: dict[str, int]) -> list[str]:

@@ -70,6 +70,18 @@ def test_all_errors_are_listed_at_once(project):
     assert [line.split(":")[0] for line in str(error.value).splitlines()[1:]] == ["lr", "dropout", "unsloth.overlong"]
 
 
+@pytest.mark.parametrize("name", ["params.yaml", "data/expectations.yaml"])
+def test_files_that_dvc_rewrites_for_an_experiment_keep_their_values(tmp_path, name):
+    from dvc.utils.serialize import modify_yaml
+
+    copy = tmp_path / "copy.yaml"
+    copy.write_bytes((ROOT / name).read_bytes())
+    # What `dvc exp run -S` does to a file.
+    with modify_yaml(copy) as values:
+        values.update(values)
+    assert params.read_yaml(copy) == params.read_yaml(ROOT / name)
+
+
 def test_a_missing_file_says_where_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="run from the project's top folder"):

@@ -136,7 +136,7 @@ def test_a_rule_that_raises_is_critical():
         ("severity: warning", "severty: warning", "expected the keys advice, kwargs, severity, type"),
         ("parses:", "parses: [", str(SUITE)),
         ("mojibake:\n", "api_keys:\n", "the key 'api_keys' stands twice"),
-        ("kwargs: {column: error}\n  severity: critical", "kwargs: {column: error}\n  severity: info", "critical rule"),
+        ("column: error\n  severity: critical", "column: error\n  severity: info", "critical rule"),
     ],
 )
 def test_a_suite_with_a_slip_is_refused(project, old, new, message):
