@@ -73,14 +73,13 @@ def state_dir(*parts: str) -> Path:
 
 
 @contextmanager
-def scratch(*parts: str) -> Iterator[Path]:
-    """An empty folder under `.state/`, removed at the end; the caller holds the lock that makes it his alone.
+def scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder, removed at the end; the caller holds the lock that makes it his alone.
 
-    Its name is always the same, so that what a killed run left there is found and removed by the next.
+    Its name should always be the same, so that what a killed run left there is found and removed by the next.
     """
-    folder = state_dir(*parts)
-    shutil.rmtree(folder)
-    folder.mkdir()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     try:
         yield folder
     finally:

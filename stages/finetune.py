@@ -11,20 +11,36 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from stages import backends, files, params
 from stages.backends import Log
-from stages.command import run
-from stages.paths import HISTORY, RUN, TRAIN_METRICS, VALIDATION_HISTORY
+from stages.command import UserError, run
+from stages.paths import HISTORY, RUN, TRAIN_METRICS, VALIDATION_HISTORY, WORKING
+
+# A stage whose dvc was killed notices that within a second and ends; a training that really runs goes on for longer.
+_LOCK_SECONDS = 15
 
 
 def main() -> None:
     knobs = params.load()
     backend = backends.chosen(knobs)
     # Two tables, because DVC's plots break a line at every empty cell.
-    with history({HISTORY: backend.HISTORY, VALIDATION_HISTORY: backend.VALIDATION_HISTORY}) as log:
+    with alone(), history({HISTORY: backend.HISTORY, VALIDATION_HISTORY: backend.VALIDATION_HISTORY}) as log:
         result = backend.finetune(knobs, log)
     files.write_json(RUN, result.run)
     files.write_json(TRAIN_METRICS, result.metrics)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the lock that keeps a second training off this folder; an experiment in a copy of it has its own."""
+    WORKING.mkdir(exist_ok=True)
+    try:
+        with FileLock(WORKING / "finetune.lock", timeout=_LOCK_SECONDS):
+            yield
+    except Timeout:
+        raise UserError("another training runs in this folder; wait for it or stop it, then run again") from None
 
 
 @contextmanager

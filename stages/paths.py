@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+# Ignored by Git and unknown to DVC: what belongs to a run of this very folder. files.state_dir() outlives experiments.
+WORKING = Path(".state")
+
 RAW = Path("data/raw.csv")
 CONVERSATIONS = Path("data/conversations.jsonl")
 SIGNALS = Path("data/signals.parquet")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from stages import files
@@ -16,8 +18,9 @@ def test_a_failed_write_leaves_the_former_file_and_nothing_else(project):
 
 
 def test_scratch_is_empty_whatever_a_killed_run_left(project):
-    (files.state_dir("work") / "leftover").touch()
-    with files.scratch("work") as folder:
+    Path("work").mkdir()
+    Path("work/leftover").touch()
+    with files.scratch(Path("work")) as folder:
         assert not list(folder.iterdir())
         (folder / "new").touch()
     assert not folder.exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages import conversations
+from stages import conversations, finetune
 from stages.backends import unsloth
 from stages.backends.unsloth.chat import Chat
 from stages.command import UserError
@@ -105,6 +105,6 @@ def test_overlong_conversations_are_dropped_when_asked(base, capsys):
 
 
 def test_a_second_training_is_refused(project, monkeypatch):
-    monkeypatch.setattr(unsloth, "_LOCK_SECONDS", 0.1)
-    with unsloth.alone(), pytest.raises(UserError, match="another training runs"), unsloth.alone():
+    monkeypatch.setattr(finetune, "_LOCK_SECONDS", 0.1)
+    with finetune.alone(), pytest.raises(UserError, match="another training runs"), finetune.alone():
         pass

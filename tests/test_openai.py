@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -216,12 +218,15 @@ def test_whatever_fails_there_is_one_job_and_the_run_completes(hosted, step, fau
     assert json.loads(METRICS.read_text())["test"]["tuned"]["exact_match"]["value"] == 1.0
 
 
-def in_background(stage="finetune"):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def in_background(stage="finetune", cwd=None, **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", f"stages.{stage}"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", f"stages.{stage}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-    )  # fmt: skip
+    )
 
 
 def wait_for(condition, seconds=30):
@@ -264,17 +269,35 @@ def test_kill_9_while_answers_come_pays_for_none_twice(hosted):
     assert hosted.requests.count(asked) <= 6 + 1 and before >= 3
 
 
-def test_two_runs_at_once_create_one_job(hosted):
-    both = [in_background() for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
+def two_clones_at_once(tmp_path, **homes):
+    """The stage in two folders at the same time; `homes` are the folders' places for the user's state."""
+    processes = []
+    for name, home in homes.items():
+        folder = tmp_path / name
+        shutil.copytree(Path.cwd(), folder, ignore=shutil.ignore_patterns(*homes))
+        processes.append(in_background(cwd=folder, DVC_ROOT=str(folder), XDG_STATE_HOME=str(tmp_path / home)))
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert len({json.loads((tmp_path / name / TUNED / "model.json").read_text())["job"] for name in homes}) == 1
+    return outputs
+
+
+def test_two_runs_at_once_create_one_job(hosted, tmp_path):
+    outputs = two_clones_at_once(tmp_path, one="home", two="home")
     assert len(hosted.jobs) == 1 and any("nothing is submitted again" in output for output in outputs)
+
+
+def test_two_machines_at_once_keep_one_job(hosted, tmp_path):
+    two_clones_at_once(tmp_path, one="here", two="there")
+    statuses = sorted(job["status"] for job in hosted.jobs.values())
+    assert statuses in (["succeeded"], ["cancelled", "succeeded"])
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(hosted):
     hosted.steps_per_poll = 0
     process = in_background()
     wait_for(lambda: any(job["status"] == "running" for job in hosted.jobs.values()))
+    assert not any(hosted.key in word for word in psutil.Process(process.pid).cmdline())
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=30)[0]
     (job,) = hosted.jobs

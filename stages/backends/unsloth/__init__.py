@@ -2,26 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from stages import conversations, files
 from stages.backends import Log, Pair, Reader, Result
 from stages.backends.unsloth.chat import Chat, Example
 from stages.command import UserError, notice
 from stages.params import Params
-from stages.paths import BASE, SIGNALS, SPLITS, TUNED
+from stages.paths import BASE, SIGNALS, SPLITS, TUNED, WORKING
 
 HISTORY = ("step", "epoch", "train_loss", "lr")
 VALIDATION_HISTORY = ("step", "epoch", "validation_loss")
 _RECORD = BASE / "base.json"
 _NAMED = 10
-# A stage whose dvc was killed notices that within a second and ends; a training that really runs goes on for longer.
-_LOCK_SECONDS = 15
 
 
 def prepare(knobs: Params) -> str:
@@ -61,7 +56,7 @@ def finetune(knobs: Params, log: Log) -> Result:
     """Train on the train split; the epoch with the best validation loss is kept in `models/tuned`.
 
     Raises:
-        UserError: conversations are too long, or another training runs in this checkout.
+        UserError: conversations are too long.
     """
     from stages.backends.unsloth import lora
 
@@ -70,7 +65,7 @@ def finetune(knobs: Params, log: Log) -> Result:
     lora.start()
     chat = Chat.load()
     train, validation = (examples(chat, split, knobs.unsloth.max_length) for split in ("train", "validation"))
-    with alone(), files.scratch("finetune") as scratch:
+    with files.scratch(WORKING / "finetune") as scratch:
         result = lora.train_adapter(weights_folder(), train, validation, knobs, log, scratch)
         shutil.rmtree(TUNED, ignore_errors=True)
         shutil.copytree(scratch / lora.BEST, TUNED)
@@ -115,13 +110,3 @@ def examples(chat: Chat, split: str, max_length: int) -> list[Example]:
     if not kept:
         raise UserError(f"no conversation of {path} is within unsloth.max_length {max_length}; raise it")
     return kept
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Hold the lock that keeps a second training off this checkout."""
-    try:
-        with FileLock(files.state_dir() / "finetune.lock", timeout=_LOCK_SECONDS):
-            yield
-    except Timeout:
-        raise UserError("another training runs in this checkout; wait for it or stop it, then run again") from None

