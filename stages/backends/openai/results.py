@@ -32,7 +32,7 @@ def curves(client: openai.OpenAI, job: FineTuningJob) -> list[Row]:
 def _from_file(client: openai.OpenAI, file: str) -> list[Row]:
     try:
         text = _decoded(client.files.content(file).read())
-        return [_row(cells, "valid_loss") for cells in csv.DictReader(io.StringIO(text))]
+        return [_row(cells) for cells in csv.DictReader(io.StringIO(text))]
     except (openai.OpenAIError, UnicodeDecodeError, KeyError, ValueError, TypeError) as error:
         notice(f"openai: the result file {file} cannot be read ({type(error).__name__}); its events take its place")
         return []
@@ -51,13 +51,13 @@ def _decoded(content: bytes) -> str:
 def _from_events(client: openai.OpenAI, job: FineTuningJob) -> list[Row]:
     events = client.fine_tuning.jobs.list_events(job.id, limit=100)
     data = [event.data for event in events if event.type == "metrics" and isinstance(event.data, dict)]
-    return sorted((_row(one, "valid_loss") for one in data), key=lambda row: int(row["step"]))
+    return sorted((_row(one) for one in data), key=lambda row: int(row["step"]))
 
 
-def _row(cells: dict[str, Any], validation: str) -> Row:
+def _row(cells: dict[str, Any]) -> Row:
     row: Row = {"step": int(cells["step"]), "train_loss": round(float(cells["train_loss"]), 4)}
-    if cells.get(validation) not in (None, ""):
-        row["validation_loss"] = round(float(cells[validation]), 4)
+    if cells.get("valid_loss") not in (None, ""):
+        row["validation_loss"] = round(float(cells["valid_loss"]), 4)
     return row
 
 
