@@ -32,12 +32,14 @@ def main() -> None:
     knobs = params.load()
     test = list(conversations.read_jsonl(SPLITS["test"]))
     pair = backends.chosen(knobs).pair(knobs)
-    answers, measures = {}, {}
+    answers, measures, epsilon = {}, {}, knobs.evaluate.epsilon
     for name, tuned in (("base", False), ("tuned", True)):
         answers[name], cut = pair.answers(test, tuned, knobs.evaluate.max_new_tokens)
         if cut:
             notice(f"{name}: {cut} of {len(test)} answers were cut at evaluate.max_new_tokens")
         measures[name] = _measures(test, answers[name], pair.likelihoods(test, tuned))
+        if epsilon is not None and (perturbed := pair.perturbed(test, tuned, epsilon)) is not None:
+            measures[name]["perturbed_loss"] = Mean(perturbed.nll, perturbed.tokens)
     results = compare(measures["base"], measures["tuned"], knobs)
     _write_predictions(test, answers, measures)
     _write_metrics(results, measures["base"].get("loss"))

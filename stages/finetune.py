@@ -1,8 +1,9 @@
 """finetune: train the base model on the train split with the chosen backend, and leave the result in `models/tuned`.
 
 `reports/train/history.csv` (each step) and `validation_history.csv` (each epoch) grow line by line while training runs,
-so `dvc plots show` in a second terminal, or an editor that redraws DVC's plots, shows the curve live.
-`reports/train/run.json` holds what varies by nature.
+so `dvc plots show` in a second terminal, or an editor that redraws DVC's plots, shows the curve live. `groups.csv` has
+the learning rate of each group of weights, `weights.csv` how far each weight moved. `run.json` holds what varies by
+nature.
 """
 
 import csv
@@ -11,36 +12,34 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from stages import backends, files, params
 from stages.backends import Log
-from stages.command import UserError, run
-from stages.paths import HISTORY, RUN, TRAIN_METRICS, VALIDATION_HISTORY, WORKING
+from stages.command import run
+from stages.locking import alone
+from stages.paths import GROUPS, HISTORY, RUN, TRAIN_METRICS, VALIDATION_HISTORY, WEIGHTS, WORKING
 
-# A stage whose dvc was killed notices that within a second and ends; a training that really runs goes on for longer.
-_LOCK_SECONDS = 15
+_GROUPS = ("lr", "multiplier", "weight_decay", "layers", "tensors", "parameters", "example")
+_WEIGHTS = ("layer", "module", "change")
 
 
 def main() -> None:
     knobs = params.load()
     backend = backends.chosen(knobs)
-    # Two tables, because DVC's plots break a line at every empty cell.
-    with alone(), history({HISTORY: backend.HISTORY, VALIDATION_HISTORY: backend.VALIDATION_HISTORY}) as log:
-        result = backend.finetune(knobs, log)
-    files.write_json(RUN, result.run)
-    files.write_json(TRAIN_METRICS, result.metrics)
+    # An experiment in a copy of this folder has a lock of its own.
+    with alone(WORKING / "finetune.lock", "another training runs in this folder"):
+        # Two tables, because DVC's plots break a line at every empty cell.
+        with history({HISTORY: backend.HISTORY, VALIDATION_HISTORY: backend.VALIDATION_HISTORY}) as log:
+            result = backend.finetune(knobs, log)
+        _write_table(GROUPS, _GROUPS, result.groups)
+        _write_table(WEIGHTS, _WEIGHTS, result.weights)
+        files.write_json(RUN, result.run)
+        files.write_json(TRAIN_METRICS, result.metrics)
+        result.clean_up()
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """Hold the lock that keeps a second training off this folder; an experiment in a copy of it has its own."""
-    WORKING.mkdir(exist_ok=True)
-    try:
-        with FileLock(WORKING / "finetune.lock", timeout=_LOCK_SECONDS):
-            yield
-    except Timeout:
-        raise UserError("another training runs in this folder; wait for it or stop it, then run again") from None
+def _write_table(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    with files.replacing(path) as temporary, _table(temporary, columns) as writer:
+        writer.writerows(rows)
 
 
 @contextmanager

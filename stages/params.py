@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.command import UserError, run
 
@@ -23,6 +23,18 @@ Text = Annotated[str, Field(strict=True, min_length=1)]
 
 
 Auto = Literal["auto"]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"'{text}' is no regular expression: {error}") from None
+    return text
+
+
+Pattern = Annotated[Text, AfterValidator(_regular_expression)]
 
 
 class Section(BaseModel):
@@ -108,10 +120,49 @@ class Split(Section):
         return self
 
 
+class Schedule(Section):
+    """What single schedulers need besides lr and warm-up."""
+
+    num_cycles: Annotated[Count, Field(le=1000)]
+    power: Annotated[Number, Field(gt=0, le=10)]
+    decay_ratio: Annotated[Number, Field(gt=0, le=1)]
+
+
 class Lora(Section):
     r: Annotated[Count, Field(le=1024)]
     alpha: Annotated[Number, Field(gt=0, le=4096)]
-    target_modules: Annotated[list[Text], Field(min_length=1)]
+    target_modules: Annotated[list[Text], Field(min_length=1)] | Pattern
+    bias: Literal["none", "lora_only", "all"]
+    use_rslora: Flag
+    init_lora_weights: Literal["default", "gaussian", "orthogonal", "pissa", "olora"]
+    layers_to_transform: Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1)] | None
+    loraplus_lr_ratio: Annotated[Number, Field(ge=1, le=1000)]
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Lora":
+        if isinstance(self.target_modules, str) and self.layers_to_transform:
+            raise ValueError("layers_to_transform goes with a list of target_modules: a pattern names layers itself")
+        if self.init_lora_weights == "orthogonal" and self.r % 2:
+            raise ValueError(f"init_lora_weights: orthogonal needs an even r, not {self.r}")
+        return self
+
+
+class Layers(Section):
+    """Learning rates that differ between layers: multipliers of lr."""
+
+    lr_decay: Annotated[Number, Field(gt=0, le=1)]
+    lr: dict[Pattern, Annotated[Number, Field(ge=0, le=1000)]]
+
+
+class Adversarial(Section):
+    method: Literal["none", "neftune", "fgm", "pgd", "freelb"]
+    epsilon: Annotated[Number, Field(gt=0, le=1000)]
+    steps: Annotated[Count, Field(le=100)]
+    step_size: Annotated[Number, Field(gt=0, le=1000)]
+
+
+class Checkpoint(Section):
+    every: Annotated[Count, Field(le=1_000_000)]
 
 
 class Unsloth(Section):
@@ -138,6 +189,7 @@ class Evaluate(Section):
     max_new_tokens: Annotated[Count, Field(le=8192)]
     resamples: Annotated[Count, Field(ge=100, le=100_000)]
     confidence: Annotated[Number, Field(ge=0.5, lt=1)]
+    epsilon: Annotated[Number, Field(gt=0, le=1000)] | None
 
 
 class Params(Section):
@@ -146,33 +198,81 @@ class Params(Section):
     backend: Literal["unsloth", "openai"]
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)]
     lr: Annotated[Number, Field(gt=0, le=1)]
-    epochs: Annotated[Count, Field(le=1000)] | Auto
+    epochs: Annotated[Number, Field(gt=0, le=1000)] | Auto
+    early_stopping_patience: Annotated[Count, Field(le=1000)] | None
     batch_size: Annotated[Count, Field(le=4096)] | Auto
     dropout: Annotated[Number, Field(ge=0, lt=1)]
+    attention_dropout: Annotated[Number, Field(ge=0, lt=1)]
     weight_decay: Annotated[Number, Field(ge=0, le=1)]
-    scheduler: Literal["constant", "linear", "cosine"]
+    scheduler: Literal[
+        "constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "warmup_stable_decay"
+    ]
     warmup_ratio: Annotated[Number, Field(ge=0, lt=1)]
+    label_smoothing_factor: Annotated[Number, Field(ge=0, lt=1)]
+    optim: Literal["adamw_torch", "adamw_8bit", "adafactor", "sgd"]
+    max_grad_norm: Annotated[Number, Field(gt=0, le=1000)] | None
+    gradient_checkpointing: Flag
+    packing: Flag | Auto
+    method: Literal["lora", "qlora", "dora", "full"]
     data: Data
     # pydantic has a method of this name, so the section's attribute has another.
     gate: Gate = Field(alias="validate")
     split: Split
+    schedule: Schedule
     lora: Lora
+    layers: Layers
+    adversarial: Adversarial
+    checkpoint: Checkpoint
     unsloth: Unsloth
     openai: OpenAI
     evaluate: Evaluate
 
     @model_validator(mode="after")
-    def _numbers_for_unsloth(self) -> "Params":
+    def _numbers_for_the_backend(self) -> "Params":
         for name in ("epochs", "batch_size"):
             if self.backend == "unsloth" and getattr(self, name) == "auto":
                 raise ValueError(f"{name}: auto is for backend: openai; give a number")
+        if self.backend == "openai" and self.epochs != "auto" and self.epochs % 1:
+            raise ValueError(
+                f"epochs: {self.epochs} is not allowed with backend: openai; expected a whole number or auto"
+            )
         return self
 
+    @model_validator(mode="after")
+    def _possible_together(self) -> "Params":
+        """Refuse what cannot work whatever the machine and the model; those are asked when training starts."""
+        if self.scheduler == "warmup_stable_decay" and self.warmup_ratio + self.schedule.decay_ratio > 1:
+            raise ValueError("warmup_ratio + schedule.decay_ratio exceed 1: warm-up and decay do not fit in one run")
+        if self.method == "full" and (idle := self._idle_in_full()):
+            raise ValueError(f"{', '.join(idle)}: for the adapters of LoRA, and method: full has none; leave it out")
+        if self.lora.init_lora_weights in ("pissa", "olora") and self.method not in ("lora", "full"):
+            raise ValueError(
+                f"lora.init_lora_weights: {self.lora.init_lora_weights} changes the base's weights, which method:"
+                f" {self.method} keeps; choose default, gaussian or orthogonal"
+            )
+        return self
+
+    def _idle_in_full(self) -> list[str]:
+        changed = {
+            "dropout": self.dropout > 0,
+            "lora.bias": self.lora.bias != "none",
+            "lora.use_rslora": self.lora.use_rslora,
+            "lora.init_lora_weights": self.lora.init_lora_weights != "default",
+            "lora.layers_to_transform": self.lora.layers_to_transform is not None,
+            "lora.loraplus_lr_ratio": self.lora.loraplus_lr_ratio != 1,
+        }
+        return [name for name, is_set in changed.items() if is_set]
+
     @property
-    def numbers(self) -> tuple[int, int]:
+    def numbers(self) -> tuple[float, int]:
         """`epochs` and `batch_size` where neither is auto, as with `backend: unsloth`."""
         assert self.epochs != "auto" and self.batch_size != "auto"
         return self.epochs, self.batch_size
+
+    @property
+    def whole_epochs(self) -> int | Auto:
+        """`epochs` as a hosted service takes them."""
+        return "auto" if self.epochs == "auto" else int(self.epochs)
 
 
 def load(path: Path = PARAMS) -> Params:
@@ -274,7 +374,14 @@ def _schema_at(place: list[str]) -> dict[str, Any]:
 
 
 _KIND_TRIED = re.compile(r"constrained-\w+|literal\[.*\]|int|float|str")
-_KINDS = {"integer": "a whole number", "number": "a number", "string": "text", "array": "a list", "object": "a section"}
+_KINDS = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "array": "a list",
+    "object": "a section",
+}
 _BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
 

@@ -37,6 +37,7 @@ from stages.paths import (
 
 LABELS = {
     "loss": "loss",
+    "perturbed_loss": "perturbed loss",
     "perplexity": "perplexity",
     "token_accuracy": "token accuracy",
     "chrf": "chrF",
@@ -44,7 +45,7 @@ LABELS = {
     "similarity": "similarity",
     "exact_match": "exact match",
 }
-_LOWER_IS_BETTER = {"loss", "perplexity"}
+_LOWER_IS_BETTER = {"loss", "perturbed_loss", "perplexity"}
 # What is shown of each slice; reports/slices.json has all.
 _SLICE_MEASURES = ("loss", "chrf", "similarity")
 _PAGE_BYTES = 1_000_000

@@ -1,7 +1,18 @@
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
+
+from stages import conversations
+from stages.conversations import Conversation, Message
+from stages.params import read_yaml
+from stages.paths import SIGNALS, SPLITS
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,13 +37,71 @@ def small_base(tmp_path_factory):
 @pytest.fixture
 def base(project, small_base):
     """The project with the small base model in its place."""
-    text = Path("params.yaml").read_text()
-    head, _, tail = text.partition("  model: pypi:")
-    tail = tail.partition("revision:")[2].partition("\n")[2]
-    first, _, rest = head.rpartition("unsloth:\n")
-    text = f"{first}unsloth:\n{rest}  model: {small_base}\n  revision: null\n{tail}"
-    Path("params.yaml").write_text(text)
+    use_base(small_base)
+    return small_base
+
+
+def use_base(folder):
+    """Make the model in `folder` the base of the current project."""
+    set_params(unsloth__model=str(folder), unsloth__revision=None)
     from stages import base as stage
 
     stage.main()
-    return small_base
+
+
+def set_params(**values):
+    """Change keys of params.yaml; lora__r is the key r of the section lora."""
+    path = Path("params.yaml")
+    params = read_yaml(path)
+    for key, value in values.items():
+        *sections, last = key.split("__")
+        at = params
+        for section in sections:
+            at = at[section]
+        at[last] = value
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+@pytest.fixture
+def splits(base):
+    """The project with a base model and small splits, ready for the finetune stage."""
+    SPLITS["train"].parent.mkdir(parents=True)
+    for name, count in (("train", 16), ("validation", 4), ("test", 4)):
+        conversations.write_jsonl(SPLITS[name], talks(count))
+    pd.DataFrame({"row": [1, 2], "n_tokens": [20.0, 30.0]}).to_parquet(SIGNALS)
+
+
+def talks(count):
+    """Short conversations that begin alike."""
+    return [
+        Conversation(
+            (Message("system", "Be kind."), Message("user", f"Room {n}?"), Message("assistant", f"It is {n}."))
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """A process that runs the finetune stage again and again (see tests/lab.py)."""
+    command = [sys.executable, "-m", "tests.lab"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def train(splits, lab):
+    """A function that runs the finetune stage with some parameters changed, and returns its error or None."""
+
+    def run(**knobs):
+        set_params(**knobs)
+        print(Path.cwd(), file=lab.stdin, flush=True)
+        answer = lab.stdout.readline()
+        assert answer, "the stage's process died"
+        return json.loads(answer)
+
+    return run

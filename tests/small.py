@@ -9,11 +9,11 @@ TEMPLATE = (
 SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>"]
 
 
-def make_base(folder: Path) -> Path:
-    """One token a byte, and a Llama of two layers: a training step takes milliseconds."""
+def make_base(folder: Path, kind: str = "llama") -> Path:
+    """One token a byte, and two layers of a Llama (or of a Qwen2, which has biases): a step takes milliseconds."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *letters])}
@@ -25,7 +25,8 @@ def make_base(folder: Path) -> Path:
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        kind,
         vocab_size=len(vocabulary),
         hidden_size=64,
         intermediate_size=128,
@@ -38,5 +39,5 @@ def make_base(folder: Path) -> Path:
         bos_token_id=None,
         tie_word_embeddings=True,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder

@@ -62,12 +62,13 @@ def test_equal_conversations_count_each():
     assert tree["input_ids"].tolist() == [[9, 5, 6, 6]] and tree["targets"].tolist() == [6, 6]
 
 
-def test_a_large_batch_becomes_several_trees(monkeypatch):
-    monkeypatch.setattr(branches, "TREE_TOKENS", 10)
-    batch = [{"input_ids": [9, 9, n, n], "labels": [IGNORED, IGNORED, n, n]} for n in range(3, 9)]
-    trees = branches.collate(batch)["trees"]
-    assert [len(tree["branch"]) for tree in trees] == [10, 6]
-    assert [n for tree in trees for n in tree["targets"].tolist()] == [n for n in range(3, 9) for _ in range(2)]
+def test_without_sharing_each_branch_has_its_own_beginning(model):
+    batch = batch_of(shared=5)
+    tree = branches.plant(batch, share=False)
+    assert tree["branch"].tolist() == [n for n, one in enumerate(batch, 1) for _ in one.input_ids]
+    assert branches.size(batch, share=False) == len(tree["branch"]) == branches.size(batch) + 5 * (len(batch) - 1)
+    expected = torch.cat([alone(model, one) for one in batch])
+    torch.testing.assert_close(branches.losses(model, tree), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -5,43 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from stages import conversations, finetune
+from stages import conversations
 from stages.backends import unsloth
 from stages.backends.unsloth.chat import Chat
 from stages.command import UserError
 from stages.conversations import Conversation, Message
-from stages.paths import HISTORY, RUN, SIGNALS, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY
+from stages.paths import HISTORY, RUN, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY
 
-from .conftest import ROOT
-
-
-def talks(count):
-    return [
-        Conversation(
-            (Message("system", "Be kind."), Message("user", f"Room {n}?"), Message("assistant", f"It is {n}."))
-        )
-        for n in range(count)
-    ]
-
-
-@pytest.fixture
-def splits(base):
-    SPLITS["train"].parent.mkdir(parents=True)
-    for name, count in (("train", 16), ("validation", 4), ("test", 4)):
-        conversations.write_jsonl(SPLITS[name], talks(count))
-    pd.DataFrame({"row": [1, 2], "n_tokens": [20.0, 30.0]}).to_parquet(SIGNALS)
-
-
-def set_params(**values):
-    """Change keys of params.yaml; of two keys with one name, the first."""
-    lines = Path("params.yaml").read_text().splitlines()
-    for key, value in values.items():
-        at, *_ = [number for number, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
-        lines[at] = f"{lines[at].partition(':')[0]}: {value}"
-    Path("params.yaml").write_text("\n".join(lines) + "\n")
+from .conftest import ROOT, set_params, talks
 
 
 def train(**knobs):
@@ -88,7 +61,7 @@ def test_equal_runs_give_equal_bytes(splits):
 
 
 def test_overlong_conversations_stop_the_run_by_row(splits):
-    done = train(max_length=25)
+    done = train(unsloth__max_length=25)
     assert done.returncode == 1 and "row 2: 30 tokens" in done.stderr and "overlong: drop" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -102,9 +75,3 @@ def test_overlong_conversations_are_dropped_when_asked(base, capsys):
     assert "left out 1 conversations of more than 200 tokens" in capsys.readouterr().out
     with pytest.raises(UserError, match="is within unsloth.max_length 20; raise it"):
         unsloth.examples(chat, "train", 20)
-
-
-def test_a_second_training_is_refused(project, monkeypatch):
-    monkeypatch.setattr(finetune, "_LOCK_SECONDS", 0.1)
-    with finetune.alone(), pytest.raises(UserError, match="another training runs"), finetune.alone():
-        pass

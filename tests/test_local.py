@@ -33,8 +33,8 @@ def pair(base, tmp_path):
 def expected(pair, conversation, tuned):
     """Likelihood of the response from a plain pass over one conversation, without padding or caches."""
     example = pair.chat.example(conversation, last_only=True)
-    with torch.no_grad(), pair._which(tuned):
-        logits = pair.model(input_ids=torch.tensor([example.input_ids])).logits[0, :-1].float()
+    with torch.no_grad(), pair._which(tuned) as model:
+        logits = model(input_ids=torch.tensor([example.input_ids])).logits[0, :-1].float()
     labels = torch.tensor(example.labels[1:])
     keep = labels != -100
     nll = torch.nn.functional.cross_entropy(logits[keep], labels[keep], reduction="sum")
@@ -61,10 +61,10 @@ def test_answers_are_cut_and_counted(pair):
 
 def test_answers_end_at_the_end_token(pair):
     # Rig the head: after any token, the end token wins.
-    head = pair.model.get_output_embeddings()
+    head = pair.tuned.get_output_embeddings()
     head.weight = torch.nn.Parameter(torch.zeros_like(head.weight))
     with torch.no_grad():
         head.weight[2] = 1
-    body = pair.model.get_base_model().model
+    body = pair.tuned.get_base_model().model
     body.norm.forward = lambda hidden: torch.ones_like(hidden)
     assert pair.answers(TALKS, False, max_new_tokens=5) == (["", "", ""], 0)

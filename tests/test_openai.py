@@ -39,9 +39,8 @@ from stages.paths import (
     VALIDATION_HISTORY,
 )  # fmt: skip
 
-from .conftest import ROOT
+from .conftest import ROOT, set_params
 from .openai_server import OpenAIServer
-from .test_finetune import set_params
 
 MODEL = "gpt-3.5-turbo-0125"
 
@@ -80,7 +79,7 @@ def hosted(project, server, monkeypatch):
     monkeypatch.setattr(jobs, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(client, "_RETRIES", 1)
     monkeypatch.setattr(client, "_SECONDS", 1.0)
-    set_params(backend="openai", poll_seconds=0.01, resamples=100, batch_size=4)
+    set_params(backend="openai", openai__poll_seconds=0.01, evaluate__resamples=100, batch_size=4)
     write_splits(
         train=[talk(n) for n in range(12)],
         validation=[talk(n) for n in range(20, 23)],
@@ -140,14 +139,14 @@ def test_an_equal_training_is_never_paid_twice(hosted):
     run_all()
     assert len(hosted.jobs) == 1
     # Another checkpoint or another lr, which the service does not have, is the same training.
-    set_params(checkpoint="best", lr=0.5)
+    set_params(openai__checkpoint="best", lr=0.5)
     finetune.main()
     assert len(hosted.jobs) == 1 and json.loads((TUNED / "model.json").read_text())["model"].startswith("ft:")
     # Answers are kept: three prompts for each of the two models, asked once.
     assert hosted.requests.count(("POST", "/chat/completions")) == 6
 
 
-@pytest.mark.parametrize("knob", [{"epochs": 2}, {"seed": 7}, {"suffix": "desk"}, {"attempt": 2}])
+@pytest.mark.parametrize("knob", [{"epochs": 2}, {"seed": 7}, {"openai__suffix": "desk"}, {"openai__attempt": 2}])
 def test_another_training_is_another_job(hosted, knob):
     finetune.main()
     set_params(**knob)
@@ -253,10 +252,7 @@ def test_kill_9_at_any_step_leaves_one_job(hosted, step, when):
 def test_kill_9_while_answers_come_pays_for_none_twice(hosted):
     base.main()
     finetune.main()
-    set_params(batch_size=1)
-    Path("params.yaml").write_text(
-        re.sub(r"(evaluate:\n(?:.*\n)*?  batch_size: )\d+", r"\g<1>1", Path("params.yaml").read_text())
-    )
+    set_params(batch_size=1, evaluate__batch_size=1)
     hosted.fail("POST", "/chat/completions", "slow", seconds=0.0)
     process = in_background("evaluate")
     asked = ("POST", "/chat/completions")
@@ -311,7 +307,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(hosted):
 
 def test_a_deadline_ends_the_wait_and_not_the_job(hosted):
     hosted.steps_per_poll = 0
-    set_params(timeout=0.00001)
+    set_params(openai__timeout=0.00001)
     with pytest.raises(UserError, match=r"openai.timeout: 1e-05 hours are over; job ftjob-\w+ goes on"):
         finetune.main()
     assert [job["status"] for job in hosted.jobs.values()] != ["cancelled"]
@@ -327,7 +323,7 @@ def test_a_job_that_ends_badly_is_told_and_not_submitted_again(hosted, outcome):
         assert "Fine-tuning job started" in str(error.value)
     assert len(hosted.jobs) == 1
     hosted.job_outcome = "succeeded"
-    set_params(attempt=2)
+    set_params(openai__attempt=2)
     finetune.main()
     assert len(hosted.jobs) == 2
 
@@ -340,7 +336,7 @@ def test_a_failed_job_shows_code_message_and_parameter(hosted):
 
 def test_an_unknown_status_is_waited_for(hosted, capsys):
     hosted.job_outcome = "unknown"
-    set_params(timeout=0.0002)
+    set_params(openai__timeout=0.0002)
     with pytest.raises(UserError, match="hours are over"):
         finetune.main()
     assert "the status 'thinking', which this version does not know" in capsys.readouterr().out
@@ -410,8 +406,7 @@ def test_an_odd_address_is_refused_without_repeating_it(hosted, monkeypatch, url
 
 
 def test_an_unknown_model(hosted):
-    set_params(model="gpt-9")
-    Path("params.yaml").write_text(Path("params.yaml").read_text().replace(MODEL, "gpt-9"))
+    set_params(openai__model="gpt-9")
     with pytest.raises(UserError, match="knows no model 'gpt-9'"):
         base.main()
 
@@ -440,20 +435,20 @@ def test_the_tuned_model_is_asked_where_it_lives(hosted, monkeypatch):
 
 @pytest.mark.parametrize("which, ending", [("last", ""), ("best", ":ckpt-step-9"), ("6", ":ckpt-step-6")])
 def test_checkpoints_can_be_chosen(hosted, which, ending):
-    set_params(checkpoint=which)
+    set_params(openai__checkpoint=which)
     finetune.main()
     name = json.loads((TUNED / "model.json").read_text())["model"]
     assert name.endswith(ending) and ("ckpt" in name) == bool(ending)
 
 
 def test_a_checkpoint_that_there_is_not(hosted):
-    set_params(checkpoint=5)
+    set_params(openai__checkpoint=5)
     with pytest.raises(UserError, match="none at step 5; there are: 3, 6, 9"):
         finetune.main()
 
 
 def test_a_price_above_the_limit_stops_before_the_upload(hosted):
-    set_params(max_cost_usd=0.0001)
+    set_params(openai__max_cost_usd=0.0001)
     with pytest.raises(UserError, match=r"more than openai.max_cost_usd 0.0001.*Nothing was uploaded"):
         finetune.main()
     assert not hosted.files and not hosted.jobs
@@ -461,17 +456,17 @@ def test_a_price_above_the_limit_stops_before_the_upload(hosted):
 
 def test_a_job_that_is_paid_already_is_not_stopped_by_the_limit(hosted):
     finetune.main()
-    set_params(max_cost_usd=0)
+    set_params(openai__max_cost_usd=0)
     finetune.main()
     assert len(hosted.jobs) == 1
 
 
 def test_an_unknown_price_needs_a_limit_of_null(hosted):
     hosted.models["house-model"] = 1
-    Path("params.yaml").write_text(Path("params.yaml").read_text().replace(MODEL, "house-model"))
+    set_params(openai__model="house-model")
     with pytest.raises(UserError, match=r"the price of house-model is not known.*max_cost_usd to null"):
         finetune.main()
-    set_params(max_cost_usd="null")
+    set_params(openai__max_cost_usd=None)
     finetune.main()
     assert json.loads(RUN.read_text())["price_usd"] is None
 
@@ -556,7 +551,7 @@ def test_nine_conversations_are_too_few(hosted):
 
 
 def test_an_answer_that_is_cut_is_counted(hosted, capsys):
-    set_params(max_new_tokens=2)
+    set_params(evaluate__max_new_tokens=2)
     run_all()
     assert "answers were cut at evaluate.max_new_tokens" in capsys.readouterr().out
 

@@ -31,11 +31,11 @@ def test_scientific_notation_without_a_dot_is_a_number(project):
         ("lr: 0.001", "lr: abc", "lr: 'abc' is not allowed; expected a number > 0 and <= 1"),
         ("lr: 0.001", "lr: .nan", "lr: nan is not allowed; expected a number > 0 and <= 1"),
         ("lr: 0.001", "lr: true", "lr: True is not allowed"),
-        ("epochs: 3", "epochs: 0", "epochs: 0 is not allowed; expected a whole number >= 1 and <= 1000"),
+        ("epochs: 3", "epochs: 0", "epochs: 0 is not allowed; expected a number > 0 and <= 1000"),
         (
             "epochs: 3",
             "epochs: many",
-            "epochs: 'many' is not allowed; expected a whole number >= 1 and <= 1000 or auto",
+            "epochs: 'many' is not allowed; expected a number > 0 and <= 1000 or auto",
         ),
         ("epochs: 3", "epochs: auto", "epochs: auto is for backend: openai; give a number"),
         (
@@ -44,7 +44,7 @@ def test_scientific_notation_without_a_dot_is_a_number(project):
             "multiplier: -1 is not allowed; expected a number > 0 and <= 100 or auto",
         ),
         ("epochs: 3", "epoch: 3", "epoch: unknown key; did you mean 'epochs'?"),
-        ("  r: 16", "  rank: 16", "lora.rank: unknown key; known: alpha, r, target_modules"),
+        ("  r: 16", "  rank: 16", "lora.rank: unknown key; known: alpha, bias, init_lora_weights, layers_to_transform"),
         ("  alpha: 32", "  alhpa: 32", "lora.alhpa: unknown key; did you mean 'lora.alpha'?"),
         ("scheduler: cosine", "scheduler: cosin", "expected one of constant, linear, cosine"),
         ("source: sample", "source: smple", "'smple' is not in data.sources; did you mean 'sample'?"),
@@ -66,7 +66,7 @@ def test_a_hosted_run_may_leave_epochs_to_the_service(project):
 
 def test_all_errors_are_listed_at_once(project):
     with pytest.raises(UserError) as error:
-        edited(project, ("lr: 0.001", "lr: abc"), ("dropout: 0.0", "dropout: 1.5"), ("overlong: stop", "overlong: x"))
+        edited(project, ("lr: 0.001", "lr: abc"), ("\ndropout: 0.0", "\ndropout: 1.5"), ("overlong: stop", "overlong: x"))
     assert [line.split(":")[0] for line in str(error.value).splitlines()[1:]] == ["lr", "dropout", "unsloth.overlong"]
 
 

@@ -17,9 +17,8 @@ import pytest
 
 from stages.paths import CONVERSATIONS, HISTORY, HTML, METRICS, RAW, RUN, SPLITS, TUNED
 
-from .conftest import ROOT
+from .conftest import ROOT, set_params
 from .openai_server import OpenAIServer
-from .test_finetune import set_params
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +52,14 @@ def finished(tmp_path_factory, small_base):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("DVC_ROOT", raising=False)
-        set_params(model=small_base, revision="null", max_length=2048, epochs=2, max_new_tokens=4, resamples=100)
+        set_params(
+            unsloth__model=str(small_base),
+            unsloth__revision=None,
+            unsloth__max_length=2048,
+            epochs=2,
+            evaluate__max_new_tokens=4,
+            evaluate__resamples=100,
+        )
         for command in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"]):
             call("git", *command)
         assert ran(dvc("repro")) == STAGES

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -16,10 +16,17 @@ Log = Callable[[dict[str, Any]], Any]
 
 @dataclass(frozen=True)
 class Result:
-    """A finished training: metrics that repeat, and facts that vary from run to run."""
+    """A finished training: metrics that repeat, and facts that vary from run to run.
+
+    `groups` are the rows of reports/train/groups.csv and `weights` those of weights.csv, where the backend can tell.
+    `clean_up` removes what a killed training would go on from; call it when all results are written.
+    """
 
     metrics: dict[str, Any]
     run: dict[str, Any]
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    weights: list[dict[str, Any]] = field(default_factory=list)
+    clean_up: Callable[[], Any] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,9 @@ class Pair(Protocol):
 
     def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods | None:
         """Scores of each conversation's response, given its prompt; None where the backend cannot tell."""
+
+    def perturbed(self, conversations: Sequence[Conversation], tuned: bool, epsilon: float) -> Likelihoods | None:
+        """`likelihoods` on embeddings moved by an L2 norm of `epsilon` in the worst direction, or None."""
 
     def facts(self) -> dict[str, Any]:
         """What the answers took, such as tokens and their price."""

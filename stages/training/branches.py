@@ -28,24 +28,19 @@ def supported(config: Any) -> bool:
     return config.model_type in ARCHITECTURES and kinds == {"full_attention"}
 
 
-def collate(batch: Sequence[dict[str, list[int]]]) -> dict[str, list[Tree]]:
-    """A batch of token ids and labels (lists of equal length in each conversation) as trees."""
-    trees: list[list[Example]] = [[]]
-    for one in batch:
-        example = Example(one["input_ids"], one["labels"])
-        if trees[-1] and _length([*trees[-1], example]) > TREE_TOKENS:
-            trees.append([])
-        trees[-1].append(example)
-    return {"trees": [plant(members) for members in trees]}
+def size(examples: Sequence[Example], share: bool = True) -> int:
+    """How many tokens the tree of these examples has."""
+    prefix = _prefix(examples) if share else 0
+    return prefix + sum(len(one.input_ids) - prefix for one in examples)
 
 
-def plant(examples: Sequence[Example]) -> Tree:
-    """One tree of T tokens, of which L predict a learned token.
+def plant(examples: Sequence[Example], share: bool = True) -> Tree:
+    """One tree of T tokens, of which L predict a learned token; without `share` each branch has its own beginning.
 
     Returns `input_ids` and `position_ids` of shape (1, T), `branch` (T,): 0 for the prefix, then 1, 2, ...;
     `predicting` (L,): indices into the T tokens; `targets` (L,): the token that each of them should predict.
     """
-    prefix = _prefix(examples)
+    prefix = _prefix(examples) if share else 0
     ids, positions, branch = list(examples[0].input_ids[:prefix]), list(range(prefix)), [0] * prefix
     predicting: list[int] = []
     targets: list[int] = []
@@ -67,8 +62,12 @@ def plant(examples: Sequence[Example]) -> Tree:
     }
 
 
-def losses(model: Any, tree: Tree) -> torch.Tensor:
-    """Negative log-likelihood in nats of each learned token, shape (L,), in float32."""
+def losses(model: Any, tree: Tree, smoothing: float = 0.0) -> torch.Tensor:
+    """Negative log-likelihood in nats of each learned token, shape (L,), in float32.
+
+    With `smoothing`, this share of the target is spread over the whole vocabulary (Szegedy et al. 2016,
+    arXiv:1512.00567).
+    """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = getattr(inner, inner.base_model_prefix)
     hidden = body(
@@ -78,7 +77,9 @@ def losses(model: Any, tree: Tree) -> torch.Tensor:
         use_cache=False,
     ).last_hidden_state[0]
     logits = inner.get_output_embeddings()(hidden[tree["predicting"]])
-    return torch.nn.functional.cross_entropy(logits.float(), tree["targets"], reduction="none")
+    return torch.nn.functional.cross_entropy(
+        logits.float(), tree["targets"], reduction="none", label_smoothing=smoothing
+    )
 
 
 def _mask(branch: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -94,8 +95,3 @@ def _prefix(examples: Sequence[Example]) -> int:
     steps = zip(*(zip(one.input_ids, one.labels, strict=True) for one in examples), strict=False)
     alike = (all(token == (here[0][0], IGNORED) for token in here) for here in steps)
     return sum(itertools.takewhile(bool, alike))
-
-
-def _length(examples: Sequence[Example]) -> int:
-    prefix = _prefix(examples)
-    return prefix + sum(len(one.input_ids) - prefix for one in examples)

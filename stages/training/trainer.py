@@ -1,131 +1,162 @@
-"""TRL's SFTTrainer with the project's loss, its measure of validation, and the best checkpoint kept.
+"""TRL's SFTTrainer with the project's training step: micro-batches, adversarial steps, groups of learning rates.
 
 Import it only after Unsloth: it takes the trainer that Unsloth has patched.
 """
 
-from collections.abc import Callable
+import math
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
-from transformers import PrinterCallback, TrainerCallback
+from safetensors import SafetensorError
+from transformers import PrinterCallback
 from trl import SFTTrainer
 
-from stages.backends.unsloth.chat import IGNORED
-from stages.command import notice
+from stages.backends.unsloth.chat import Example
+from stages.command import UserError, notice
 from stages.params import Params
-from stages.training import branches
-
-
-def make(model: Any, tokenizer: Any, arguments: Any, train: Any, validation: Any, keep: "KeepBest") -> "Trainer":
-    """A trainer over data sets of `input_ids` and `labels`.
-
-    On a GPU Unsloth's own kernels see padded batches; elsewhere batches share the computation of their prefix.
-    """
-    share = not torch.cuda.is_available() and branches.supported(model.config)
-    if share:
-        # On two cores the plain products take half the time of the fused kernel, forward and backward.
-        model.set_attn_implementation("eager")
-    trainer = Trainer(
-        model=model,
-        processing_class=tokenizer,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=validation,
-        data_collator=branches.collate if share else padding(tokenizer.pad_token_id),
-        callbacks=[keep],
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+from stages.training import adversarial, checkpoints, micro_batches
+from stages.training.micro_batches import MicroBatch, MicroBatches
+from stages.training.optimizer import Group
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
-    """Understands batches of trees (see `branches`), and measures validation loss as the mean over all tokens."""
+    """Trains on lists of examples, measures validation loss as the mean over all tokens, keeps whole checkpoints."""
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        if "trees" not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = torch.cat([branches.losses(model, tree) for tree in inputs["trees"]]).mean()
-        return (loss, {}) if return_outputs else loss
+    def __init__(self, knobs: Params, batches: MicroBatches, groups: Sequence[Group], **given: Any) -> None:
+        # The collator leaves a batch as it is: how it is cut depends on the memory that is free at its step.
+        super().__init__(data_collator=_examples, **given)
+        self.folder = Path(str(self.args.output_dir))
+        self.knobs, self.batches, self.groups = knobs, batches, groups
+        self.remove_callback(PrinterCallback)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """The optimizer that `optim` names, over the groups."""
+        if self.optimizer is None:
+            trained: Any = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            self.optimizer = kind([group.options(self.knobs) for group in self.groups], **options)
+        return self.optimizer
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Gradients of the mean loss over the batch's learned tokens; smaller micro-batches where memory runs out.
+
+        Raises:
+            UserError: the loss or the gradient is not finite, or one conversation alone does not fit the memory.
+        """
+        model.train()
+        while True:
+            states = _random_states()
+            try:
+                loss = self._gradients(model, inputs["examples"])
+                break
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+            # Out of the except block, whose traceback holds the tensors that should go.
+            model.zero_grad()
+            torch.cuda.empty_cache()
+            self.batches.shrink(inputs["examples"])
+            notice(f"finetune: out of memory, so micro-batches have at most {self.batches.budget} tokens from now on")
+            _restore(states)
+        self._refuse_divergence(model, loss)
+        return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean loss over the learned tokens of all validation conversations, whatever the batches."""
         model: Any = self.model
         model.eval()
         total, count = 0.0, 0
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad():
             for batch in self.get_eval_dataloader():
-                learned = _learned(batch)
-                total += float(self.compute_loss(model, self._prepare_inputs(batch))) * learned
-                count += learned
+                for micro in self.batches.of(batch["examples"]):
+                    total += float(self._loss(model, self._prepare_inputs(micro)))
+                    count += micro_batches.learned(micro)
         model.train()
+        if not math.isfinite(total):
+            self._diverged("validation loss", self.state.global_step)
         metrics = {"eval_loss": total / count}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _gradients(self, model: Any, batch: Sequence[Example]) -> torch.Tensor:
+        """Add the batch's gradients, micro-batch by micro-batch, to the weights; returns its loss."""
+        cut = [self._prepare_inputs(micro) for micro in self.batches.of(batch)]
+        # A batch may have nothing to learn, where all its messages have weight 0.
+        count = max(1, sum(micro_batches.learned(micro) for micro in cut))
+        smoothing = self.knobs.label_smoothing_factor
+        total = torch.zeros((), device=self.args.device)
+        for micro in cut:
+            total += adversarial.backward(
+                self.knobs.adversarial,
+                lambda micro=micro: self._loss(model, micro, smoothing) / count,  # type: ignore[misc]
+                model.get_input_embeddings(),
+                micro_batches.members(micro),
+                self.accelerator.backward,
+            )
+        return total
 
-def _learned(batch: dict[str, Any]) -> int:
-    if "trees" in batch:
-        return sum(len(tree["targets"]) for tree in batch["trees"])
-    return int((batch["labels"][:, 1:] != IGNORED).sum())
+    def _loss(self, model: Any, micro: MicroBatch, smoothing: float = 0.0) -> torch.Tensor:
+        """Sum of the losses of a micro-batch's learned tokens."""
+        with self.compute_loss_context_manager():
+            if "branch" in micro or smoothing:
+                return micro_batches.losses(model, micro, smoothing).sum()
+            # Unsloth's own loss, which never holds the logits of all tokens.
+            return self.compute_loss(model, micro) * micro_batches.learned(micro)
+
+    def _refuse_divergence(self, model: Any, loss: torch.Tensor) -> None:
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if not loss.isfinite():
+            self._diverged("loss", self.state.global_step + 1)
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            self._diverged("gradient", self.state.global_step + 1)
+
+    def _diverged(self, what: str, step: int) -> NoReturn:
+        knobs, kept = self.knobs, checkpoints.recover(self.folder)
+        advice = [f"try lr {knobs.lr / 10:g}", "a larger warmup_ratio"]
+        if knobs.max_grad_norm is None:
+            advice.append("max_grad_norm: 1.0")
+        if knobs.adversarial.method != "none":
+            advice.append(f"an adversarial.epsilon below {knobs.adversarial.epsilon:g}")
+        last = f"the last good checkpoint, of step {kept.step}, is kept: {kept.folder}" if kept else "no checkpoint yet"
+        raise UserError(
+            f"training diverged at step {step}: the {what} is NaN or infinite\n"
+            f"most likely lr {knobs.lr:g} is too high: {', '.join(advice)}\n{last}"
+        )
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        """Write a checkpoint and seal it; one that cannot be written is left out, and training goes on."""
+        folder = checkpoints.folder_of(self.folder, self.state.global_step)
+        try:
+            super()._save_checkpoint(model, trial)
+            checkpoints.seal(folder)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = str(error).strip().splitlines()[0]
+            notice(f"finetune: no checkpoint at step {self.state.global_step}, training goes on without it ({reason})")
+
+    def _get_learning_rate(self) -> float:
+        """The rate of a weight whose multiplier is 1."""
+        return float(super()._get_learning_rate() / self.groups[0].multiplier)
 
 
-def padding(pad: int) -> Callable[[list[dict[str, list[int]]]], dict[str, Any]]:
-    """A function that pads a batch on the right: tensors of shape (conversations, longest), padding never learned."""
-
-    def collate(batch: list[dict[str, list[int]]]) -> dict[str, Any]:
-        ids = [torch.tensor(one["input_ids"]) for one in batch]
-        labels = [torch.tensor(one["labels"]) for one in batch]
-        return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
-            "attention_mask": pad_sequence([torch.ones_like(one) for one in ids], batch_first=True),
-        }
-
-    return collate
+def _examples(batch: list[dict[str, list[int]]]) -> dict[str, list[Example]]:
+    return {"examples": [Example(one["input_ids"], one["labels"]) for one in batch]}
 
 
-class KeepBest(TrainerCallback):  # type: ignore[misc]
-    """Writes the history, shows progress and keeps the adapter of the epoch with the best validation loss."""
+def _out_of_memory(error: RuntimeError) -> bool:
+    # The CPU's allocator has no exception of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
-    def __init__(self, folder: Path, knobs: Params, log: Callable[[dict[str, Any]], Any]) -> None:
-        self.folder, self.knobs, self.write = folder, knobs, log
-        self.best_loss, self.best_epoch = float("inf"), 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # disable=None: a bar on a terminal, nothing in a log, where the lines after each epoch stand for it.
-        self.bar = tqdm(total=state.max_steps, desc="finetune", unit="step", disable=None)
+def _random_states() -> tuple[torch.Tensor, list[torch.Tensor]]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar.update(state.global_step - self.bar.n)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        logs = logs or {}
-        place = {"step": state.global_step, "epoch": round(state.epoch or 0, 4)}
-        if "loss" in logs:
-            rate = float(f"{logs['learning_rate']:.6g}")
-            self.write({**place, "train_loss": round(float(logs["loss"]), 4), "lr": rate})
-        elif "eval_loss" in logs:
-            self.write({**place, "validation_loss": round(logs["eval_loss"], 4)})
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        loss, epoch = given["metrics"]["eval_loss"], round(state.epoch or 0)
-        notice(f"epoch {epoch} of {self.knobs.epochs}: validation loss {loss:.4f}")
-        if state.global_step and loss < self.best_loss:
-            self.best_loss, self.best_epoch = loss, epoch
-            self._save(given["model"])
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.bar.close()
-
-    def _save(self, model: Any) -> None:
-        for config in model.peft_config.values():
-            # The name, not the folder: where the weights lie differs between machines.
-            config.base_model_name_or_path = self.knobs.unsloth.model
-        # LoRA leaves the vocabulary as it is; to find that out, peft would look for the base model by name.
-        model.save_pretrained(self.folder, save_embedding_layers=False)
+def _restore(states: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])

@@ -23,7 +23,11 @@ HISTORY = ("step", "epoch", "train_loss")
 VALIDATION_HISTORY = ("step", "epoch", "validation_loss")
 _RECORD = BASE / "base.json"
 _TUNED_RECORD = TUNED / "model.json"
-_IGNORED = "lr, dropout, weight_decay, scheduler, warmup_ratio and lora"
+_IGNORED = (
+    "lr, early_stopping_patience, dropout, attention_dropout, weight_decay, scheduler, schedule, warmup_ratio,"
+    " label_smoothing_factor, optim, max_grad_norm, gradient_checkpointing, packing, method, lora, layers, adversarial"
+    " and checkpoint"
+)
 
 
 def prepare(knobs: Params) -> str:
@@ -71,7 +75,7 @@ def finetune(knobs: Params, log: Log) -> Result:
         client,
         order,
         before=lambda: prices.estimate(
-            knobs.openai.model, tokens, prices.guessed_epochs(knobs.epochs, examples), knobs.openai
+            knobs.openai.model, tokens, prices.guessed_epochs(knobs.whole_epochs, examples), knobs.openai
         ),
     )
     job = jobs.follow(client, order, job, knobs.openai.timeout, knobs.openai.poll_seconds)

@@ -58,6 +58,10 @@ class HostedPair:
         """None: the API tells the likelihood of its own answers alone, not that of a given response."""
         return None
 
+    def perturbed(self, conversations: Sequence[Conversation], tuned: bool, epsilon: float) -> Likelihoods | None:
+        """None: the API takes text, no embeddings."""
+        return None
+
     def facts(self) -> dict[str, Any]:
         """Requests, tokens and price of each model's answers, those kept from an earlier run included."""
         names = ("requests", "prompt_tokens", "answer_tokens")

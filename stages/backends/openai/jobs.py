@@ -52,7 +52,7 @@ class Order:
     def make(cls, endpoint: str, knobs: Params) -> "Order":
         """The order that the parameters and the splits make."""
         hyperparameters = {
-            "n_epochs": knobs.epochs,
+            "n_epochs": knobs.whole_epochs,
             "batch_size": knobs.batch_size,
             "learning_rate_multiplier": knobs.openai.learning_rate_multiplier,
         }

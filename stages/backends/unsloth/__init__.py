@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +11,9 @@ from stages import conversations, files
 from stages.backends import Log, Pair, Reader, Result
 from stages.backends.unsloth.chat import Chat, Example
 from stages.command import UserError, notice
+from stages.locking import alone
 from stages.params import Params
-from stages.paths import BASE, SIGNALS, SPLITS, TUNED, WORKING
+from stages.paths import BASE, SIGNALS, SPLITS, TUNED
 
 HISTORY = ("step", "epoch", "train_loss", "lr")
 VALIDATION_HISTORY = ("step", "epoch", "validation_loss")
@@ -55,28 +57,37 @@ def reader() -> Reader:
 def finetune(knobs: Params, log: Log) -> Result:
     """Train on the train split; the epoch with the best validation loss is kept in `models/tuned`.
 
-    Raises:
-        UserError: conversations are too long.
-    """
-    from stages.backends.unsloth import lora
+    Checkpoints lie in `.state/training/FINGERPRINT`, so a killed training goes on, and another one does not.
 
+    Raises:
+        UserError: a knob cannot work here, conversations are too long, training diverged, or this very training runs
+            already.
+    """
+    from stages.backends.unsloth import trainable, training, tuned
+    from stages.backends.unsloth.fingerprint import fingerprint
+    from stages.training.movement import moved
+
+    trainable.refuse_impossible(knobs)
+    trainable.start()
+    base = weights_folder()
+    loaded = trainable.load(base, knobs)
     if knobs.unsloth.overlong == "stop":
         refuse_overlong(pd.read_parquet(SIGNALS, columns=["row", "n_tokens"]), knobs.unsloth.max_length)
-    lora.start()
     chat = Chat.load()
     train, validation = (examples(chat, split, knobs.unsloth.max_length) for split in ("train", "validation"))
-    with files.scratch(WORKING / "finetune") as scratch:
-        result = lora.train_adapter(weights_folder(), train, validation, knobs, log, scratch)
-        shutil.rmtree(TUNED, ignore_errors=True)
-        shutil.copytree(scratch / lora.BEST, TUNED)
-    for file in sorted(BASE.glob("*token*")):
-        shutil.copyfile(file, TUNED / file.name)
-    notice(f"tuned: epoch {result.metrics['best_epoch']} had the best validation loss and is kept in {TUNED}")
-    return result
+    kept = files.state_dir("training", fingerprint(knobs, _RECORD))
+    with alone(kept.with_suffix(".lock"), "this very training runs already, in another copy of this folder"):
+        tuned.keep_start(loaded.model, kept, knobs)
+        done = training.train(loaded, train, validation, knobs, log, kept)
+        tuned.write(loaded.model, training.best(kept), TUNED, knobs)
+        for file in sorted(BASE.glob("*token*")):
+            shutil.copyfile(file, TUNED / file.name)
+    notice(f"tuned: epoch {done.metrics['best_epoch']:g} had the best validation loss and is kept in {TUNED}")
+    return replace(done, weights=moved(base, TUNED), clean_up=lambda: shutil.rmtree(kept))
 
 
 def pair(knobs: Params) -> Pair:
-    """The base model with the adapter, which can be switched off."""
+    """The base model and what was made of it."""
     from stages.backends.unsloth import local
 
     return local.Pair.load(weights_folder(), TUNED, Chat.load(), knobs.evaluate.batch_size)

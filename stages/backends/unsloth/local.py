@@ -1,14 +1,14 @@
 """Base and tuned model on this machine, through plain transformers and peft: what any user of the adapter runs."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -16,33 +16,60 @@ from stages.backends import Likelihoods
 from stages.backends.unsloth.chat import IGNORED, Chat, Example
 from stages.command import quiet_transformers
 from stages.conversations import Conversation
+from stages.training import adversarial
+
+# Tokens of a batch whose gradient is needed: it holds all activations.
+_GRADIENT_TOKENS = 2048
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A base model with an adapter that can be switched off."""
+    """Base and tuned model: one model with an adapter that can be switched off, or two."""
 
-    model: Any
+    base: Any
+    tuned: Any
     chat: Chat
     batch_size: int
 
     @classmethod
-    def load(cls, weights: Path, adapter: Path, chat: Chat, batch_size: int) -> "Pair":
-        """Load the base model's weights and the adapter on the GPU where there is one."""
+    def load(cls, weights: Path, tuned: Path, chat: Chat, batch_size: int) -> "Pair":
+        """Load the base model's weights, and the adapter or model in `tuned`, on the GPU where there is one."""
         quiet_transformers()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        base = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.bfloat16, local_files_only=True)
-        model = PeftModel.from_pretrained(base, str(adapter), local_files_only=True).to(device).eval()
-        return cls(model, chat, batch_size)
+        base = _plain(weights)
+        if not (tuned / "adapter_config.json").exists():
+            return cls(base, _plain(tuned), chat, batch_size)
+        biases = PeftConfig.from_pretrained(str(tuned)).bias != "none"
+        # Trained biases take the place of the base's, so switching the adapter off would not bring those back.
+        under = _plain(weights) if biases else base
+        model = PeftModel.from_pretrained(under, str(tuned), local_files_only=True).eval()
+        return cls(base if biases else model, model, chat, batch_size)
 
-    @torch.inference_mode()
     def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods:
         """Score each conversation's response, given its prompt."""
+        return self._likelihoods(conversations, tuned, self.batch_size, _score)
+
+    def perturbed(self, conversations: Sequence[Conversation], tuned: bool, epsilon: float) -> Likelihoods:
+        """`likelihoods` on embeddings moved by an L2 norm of `epsilon` for each conversation along the gradient."""
+        longest = max(len(self.chat.example(one, last_only=True).input_ids) for one in conversations)
+        return self._likelihoods(
+            conversations,
+            tuned,
+            max(1, min(self.batch_size, _GRADIENT_TOKENS // longest)),
+            lambda model, batch: _score_perturbed(model, batch, epsilon),
+        )
+
+    def _likelihoods(
+        self,
+        conversations: Sequence[Conversation],
+        tuned: bool,
+        batch_size: int,
+        score: Callable[[Any, "_Batch"], torch.Tensor],
+    ) -> Likelihoods:
         examples = [self.chat.example(conversation, last_only=True) for conversation in conversations]
         found = np.zeros((3, len(examples)))
-        with self._which(tuned):
-            for rows in self._batches([len(one.input_ids) for one in examples], "loss", tuned):
-                found[:, rows] = self._score([examples[row] for row in rows])
+        with self._which(tuned) as model:
+            for rows in _batches([len(one.input_ids) for one in examples], batch_size, "loss", tuned):
+                found[:, rows] = score(model, self._batch([examples[row] for row in rows])).cpu().numpy()
         return Likelihoods(*found)
 
     @torch.inference_mode()
@@ -59,10 +86,10 @@ class Pair:
             pad_token_id=tokenizer.pad_token_id,
         )
         texts, cut = [""] * len(ids), 0
-        with self._which(tuned):
-            for rows in self._batches([len(one) for one in ids], "answers", tuned):
+        with self._which(tuned) as model:
+            for rows in _batches([len(one) for one in ids], self.batch_size, "answers", tuned):
                 batch = self._left_padded([ids[row] for row in rows])
-                out = self.model.generate(**batch, generation_config=greedy)[:, batch["input_ids"].shape[1] :]
+                out = model.generate(**batch, generation_config=greedy)[:, batch["input_ids"].shape[1] :]
                 for row, answer in zip(rows, out.tolist(), strict=True):
                     texts[row] = tokenizer.decode(answer, skip_special_tokens=True).strip()
                     cut += tokenizer.eos_token_id not in answer
@@ -72,41 +99,78 @@ class Pair:
         """Nothing: answers on this machine cost time alone."""
         return {}
 
-    def _which(self, tuned: bool) -> AbstractContextManager[Any]:
-        return nullcontext() if tuned else self.model.disable_adapter()
-
-    def _batches(self, lengths: Sequence[int], what: str, tuned: bool) -> Iterator[list[int]]:
-        """Indices of similar length together, the longest first: little padding, and a lack of memory shows at once."""
-        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-        starts = range(0, len(order), self.batch_size)
-        for start in tqdm(starts, desc=f"{'tuned' if tuned else 'base'} {what}", unit="batch", disable=None):
-            yield order[start : start + self.batch_size]
+    @contextmanager
+    def _which(self, tuned: bool) -> Iterator[Any]:
+        if tuned or self.base is not self.tuned:
+            yield self.tuned if tuned else self.base
+        else:
+            with self.tuned.disable_adapter():
+                yield self.tuned
 
     def _left_padded(self, ids: Sequence[list[int]]) -> dict[str, torch.Tensor]:
         batch = self.chat.tokenizer.pad({"input_ids": list(ids)}, padding_side="left", return_tensors="pt")
-        return {name: batch[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+        return {name: batch[name].to(self.tuned.device) for name in ("input_ids", "attention_mask")}
 
-    def _score(self, examples: Sequence[Example]) -> np.ndarray:
-        """Negative log-likelihood, correct and all tokens of each example's labels: shape (3, examples)."""
-        batch = self._left_padded([one.input_ids for one in examples])
-        width = batch["input_ids"].shape[1]
+    def _batch(self, examples: Sequence[Example]) -> "_Batch":
+        inputs = self._left_padded([one.input_ids for one in examples])
+        width = inputs["input_ids"].shape[1]
         labels = torch.full((len(examples), width), IGNORED)
         for row, one in enumerate(examples):
             labels[row, width - len(one.labels) :] = torch.tensor(one.labels)
-        labels = labels.to(self.model.device)
-        first = int((labels != IGNORED).any(dim=0).nonzero()[0])
-        # Left padding puts the responses at the end, so logits are needed from the first learned token's left on.
-        logits = self.model(
-            **batch,
-            position_ids=(batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0),
-            logits_to_keep=width - first + 1,
-            use_cache=False,
-        ).logits[:, :-1]
-        rows, places = torch.nonzero(labels[:, first:] != IGNORED, as_tuple=True)
-        targets = labels[:, first:][rows, places]
-        logits = logits[rows, places]
-        nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
-        correct = (logits.argmax(dim=-1) == targets).double()
-        found = torch.zeros(3, len(examples), dtype=torch.double, device=nll.device)
-        found.index_add_(1, rows, torch.stack([nll, correct, torch.ones_like(nll)]))
-        return found.cpu().numpy()
+        return _Batch(inputs, labels.to(self.tuned.device))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Left-padded `input_ids` and `attention_mask`, and labels: each of shape (conversations, longest)."""
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+
+def _plain(folder: Path) -> Any:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+    return model.requires_grad_(False).to(device).eval()
+
+
+def _batches(lengths: Sequence[int], batch_size: int, what: str, tuned: bool) -> Iterator[list[int]]:
+    """Indices of similar length together, the longest first: little padding, and a lack of memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, desc=f"{'tuned' if tuned else 'base'} {what}", unit="batch", disable=None):
+        yield order[start : start + batch_size]
+
+
+def _score(model: Any, batch: _Batch) -> torch.Tensor:
+    """Negative log-likelihood, correct and all tokens of each row's labels: shape (3, conversations)."""
+    with torch.inference_mode():
+        return _sums(model, batch)
+
+
+def _score_perturbed(model: Any, batch: _Batch, epsilon: float) -> torch.Tensor:
+    embeddings = model.get_input_embeddings()
+    rows = torch.arange(len(batch.labels), device=batch.labels.device)[:, None]
+    members = torch.where(batch.inputs["attention_mask"] > 0, rows, -1)
+    moved = adversarial.worst(lambda: _sums(model, batch)[0].sum(), embeddings, members, epsilon)
+    with torch.inference_mode(), adversarial.disturbed(embeddings, moved):
+        return _sums(model, batch)
+
+
+def _sums(model: Any, batch: _Batch) -> torch.Tensor:
+    labels, mask = batch.labels, batch.inputs["attention_mask"]
+    first = int((labels != IGNORED).any(dim=0).nonzero()[0])
+    # Left padding puts the responses at the end, so logits are needed from the first learned token's left on.
+    logits = model(
+        **batch.inputs,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        logits_to_keep=labels.shape[1] - first + 1,
+        use_cache=False,
+    ).logits[:, :-1]
+    rows, places = torch.nonzero(labels[:, first:] != IGNORED, as_tuple=True)
+    targets = labels[:, first:][rows, places]
+    logits = logits[rows, places]
+    nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
+    correct = (logits.argmax(dim=-1) == targets).double()
+    found = torch.zeros(3, len(labels), dtype=torch.double, device=nll.device)
+    return found.index_add(1, rows, torch.stack([nll, correct, torch.ones_like(nll)]))

@@ -1,0 +1,166 @@
+"""One training, from the first step to the last or from where a killed one got to, on this machine's GPU or CPU."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from stages.backends import Log, Result
+from stages.backends.unsloth.chat import IGNORED, Example
+from stages.backends.unsloth.trainable import Trainable
+from stages.command import notice
+from stages.params import Params
+
+VERSIONS = ("unsloth", "torch", "transformers", "trl", "peft")
+
+
+def train(
+    trainable: Trainable,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    knobs: Params,
+    log: Log,
+    kept: Path,
+) -> Result:
+    """Train; in the folder `kept` lie the checkpoints, and at the end the best model.
+
+    The loss is the mean over the learned tokens. After each epoch the validation loss decides whether the model is the
+    best so far. Where `kept` has a whole checkpoint, training goes on from it.
+
+    Raises:
+        UserError: training diverged, or memory or disk are too small.
+    """
+    # Only now: these take the classes that Unsloth has patched.
+    from stages.training import checkpoints
+    from stages.training.progress import KeepBest
+    from stages.training.trainer import Trainer
+
+    epochs, batch_size = knobs.numbers
+    epoch_steps = -(-len(train) // batch_size)
+    steps = math.ceil(epochs * epoch_steps)
+    keep = KeepBest(best(kept), epoch_steps, knobs, log)
+    checkpoint = checkpoints.recover(kept)
+    trainer = Trainer(
+        knobs,
+        trainable.batches,
+        trainable.groups,
+        model=trainable.model,
+        processing_class=trainable.tokenizer,
+        args=_arguments(kept, steps, knobs, fresh=checkpoint is None),
+        train_dataset=dataset(train),
+        eval_dataset=dataset(validation),
+        callbacks=[keep],
+    )
+    if checkpoint:
+        notice(f"finetune: going on from step {checkpoint.step} of {steps}")
+        keep.resume(checkpoint)
+    done = before = checkpoint.step if checkpoint else 0
+    begin = time.perf_counter()
+    if before < steps and not keep.stopped:
+        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+        done = trainer.state.global_step
+    seconds = time.perf_counter() - begin
+    tokens = sum(len(example.input_ids) for example in train)
+    metrics = {
+        "steps": done,
+        "tokens": tokens,
+        "learned_tokens": sum(label != IGNORED for example in train for label in example.labels),
+        "best_epoch": int(keep.best_epoch) if keep.best_epoch == int(keep.best_epoch) else keep.best_epoch,
+        "validation_loss": round(keep.best_loss, 4),
+    }
+    speed = tokens * (done - before) / epoch_steps / seconds
+    return Result(
+        metrics,
+        _facts(trainable.model, seconds, speed, before),
+        groups=[group.row(knobs) for group in trainable.groups],
+    )
+
+
+def best(kept: Path) -> Path:
+    """Where the best model lies."""
+    return kept / "best"
+
+
+def _arguments(folder: Path, steps: int, knobs: Params, fresh: bool) -> Any:
+    from trl import SFTConfig
+
+    epochs, batch_size = knobs.numbers
+    return SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        learning_rate=knobs.lr,
+        weight_decay=knobs.weight_decay,
+        optim=knobs.optim,
+        max_grad_norm=knobs.max_grad_norm or 0.0,
+        **_schedule(knobs, steps),
+        seed=knobs.seed,
+        max_length=knobs.unsloth.max_length,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        eval_strategy="no",
+        eval_on_start=fresh,
+        save_strategy="steps",
+        save_steps=knobs.checkpoint.every,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def _schedule(knobs: Params, steps: int) -> dict[str, Any]:
+    """transformers' names for the scheduler; its `constant` and `polynomial` differ from what one expects."""
+    own: dict[str, dict[str, Any]] = {
+        "cosine_with_restarts": {"num_cycles": knobs.schedule.num_cycles},
+        "polynomial": {"power": knobs.schedule.power, "lr_end": 0.0},
+        "warmup_stable_decay": {
+            "num_decay_steps": round(knobs.schedule.decay_ratio * steps),
+            "decay_type": "linear",
+        },
+    }
+    return {
+        "lr_scheduler_type": "constant_with_warmup" if knobs.scheduler == "constant" else knobs.scheduler,
+        "lr_scheduler_kwargs": own.get(knobs.scheduler, {}),
+        "warmup_steps": round(knobs.warmup_ratio * steps),
+    }
+
+
+def dataset(examples: Sequence[Example]) -> Any:
+    """Examples as a data set of `input_ids` and `labels`."""
+    from datasets import Dataset
+
+    return Dataset.from_list([asdict(example) for example in examples])
+
+
+def _facts(model: Any, seconds: float, tokens_per_second: float, resumed_from: int) -> dict[str, Any]:
+    import torch
+
+    return {
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(tokens_per_second),
+        "resumed_from_step": resumed_from,
+        "peak_memory_mb": peak_memory_mb(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "versions": {name: installed(name) for name in VERSIONS},
+    }
+
+
+def peak_memory_mb() -> int:
+    """Peak of the GPU's memory where there is one, else of this process."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e6)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)

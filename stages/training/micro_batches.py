@@ -1,0 +1,99 @@
+"""A batch, cut into micro-batches that fit the memory. A batch's gradient is the sum of theirs, however it is cut."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from stages.backends.unsloth.chat import IGNORED, Example
+from stages.command import UserError
+from stages.training import branches
+
+MicroBatch = dict[str, torch.Tensor]
+
+
+class MicroBatches:
+    """Cuts batches into micro-batches of at most `budget` tokens, or of one conversation where that is longer.
+
+    Packed, a micro-batch is a tree (see `branches`) that shares the common prefix if `share`; else it is padded.
+    """
+
+    def __init__(self, packed: bool, share: bool, pad: int, budget: int) -> None:
+        self.packed, self.share, self.pad, self.budget = packed, share, pad, budget
+
+    def of(self, batch: Sequence[Example]) -> list[MicroBatch]:
+        """The micro-batches of a batch."""
+        make = (lambda cut: branches.plant(cut, self.share)) if self.packed else (lambda cut: padded(cut, self.pad))
+        return [make(cut) for cut in self._cuts(batch)]
+
+    def shrink(self, batch: Sequence[Example]) -> None:
+        """Halve the budget, as often as it takes for this batch to be cut further.
+
+        Raises:
+            UserError: there is one conversation in each micro-batch already.
+        """
+        cuts = len(self._cuts(batch))
+        if cuts == len(batch):
+            longest = max(len(one.input_ids) for one in batch)
+            raise UserError(
+                f"out of memory with one conversation of up to {longest} tokens at a time; set gradient_checkpointing:"
+                " true, or lower unsloth.max_length (with overlong: drop), or choose method: qlora or a smaller model"
+            )
+        self.budget = min(self.budget, self._size(batch))
+        while len(self._cuts(batch)) == cuts:
+            self.budget //= 2
+
+    def _cuts(self, batch: Sequence[Example]) -> list[list[Example]]:
+        cuts: list[list[Example]] = [[]]
+        for one in batch:
+            if cuts[-1] and self._size([*cuts[-1], one]) > self.budget:
+                cuts.append([])
+            cuts[-1].append(one)
+        return cuts
+
+    def _size(self, examples: Sequence[Example]) -> int:
+        if self.packed:
+            return branches.size(examples, self.share)
+        return len(examples) * max(len(one.input_ids) for one in examples)
+
+
+def padded(examples: Sequence[Example], pad: int) -> MicroBatch:
+    """Examples padded on the right: tensors of shape (conversations, longest), padding never learned."""
+
+    def rows(values: Callable[[Example], list[int]], filler: int) -> torch.Tensor:
+        return pad_sequence([torch.tensor(values(one)) for one in examples], batch_first=True, padding_value=filler)
+
+    return {
+        "input_ids": rows(lambda one: one.input_ids, pad),
+        "labels": rows(lambda one: one.labels, IGNORED),
+        "attention_mask": rows(lambda one: [1] * len(one.input_ids), 0),
+    }
+
+
+def losses(model: Any, micro: MicroBatch, smoothing: float = 0.0) -> torch.Tensor:
+    """Loss in nats of each learned token of a micro-batch of either kind, shape (learned tokens,), in float32."""
+    if "branch" in micro:
+        return branches.losses(model, micro, smoothing)
+    logits = model(input_ids=micro["input_ids"], attention_mask=micro["attention_mask"], use_cache=False).logits
+    targets = micro["labels"][:, 1:]
+    learned = targets != IGNORED
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1][learned].float(), targets[learned], reduction="none", label_smoothing=smoothing
+    )
+
+
+def learned(micro: MicroBatch) -> int:
+    """How many tokens of a micro-batch are learned."""
+    return len(micro["targets"]) if "branch" in micro else int((micro["labels"][:, 1:] != IGNORED).sum())
+
+
+def members(micro: MicroBatch) -> torch.Tensor:
+    """Whose each position is: the conversation's number from 0, -1 for padding; shape (rows, length).
+
+    Only for micro-batches whose conversations share nothing.
+    """
+    if "branch" in micro:
+        return micro["branch"][None] - 1
+    rows = torch.arange(len(micro["input_ids"]), device=micro["input_ids"].device)[:, None]
+    return torch.where(micro["attention_mask"] > 0, rows, -1)

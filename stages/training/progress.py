@@ -1,0 +1,97 @@
+"""What a training shows and keeps while it runs: history, bar, the best model so far, and when to stop."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from tqdm import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from stages.command import UserError, notice
+from stages.params import Params
+from stages.training.checkpoints import Checkpoint
+
+
+class KeepBest(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Has the model measured after each epoch, keeps the best by validation loss, stops when none gets better.
+
+    `epoch_steps` is the number of optimizer steps in an epoch. The best model is left in `folder`, whole or not at all.
+    """
+
+    def __init__(self, folder: Path, epoch_steps: int, knobs: Params, log: Callable[[dict[str, Any]], Any]) -> None:
+        self.folder, self.epoch_steps, self.knobs, self.write = folder, epoch_steps, knobs, log
+        self.best_loss, self.best_epoch, self.stale = float("inf"), 0.0, 0
+
+    def state(self) -> dict[str, Any]:
+        """What goes into a checkpoint."""
+        kept = {"best_loss": self.best_loss, "best_epoch": self.best_epoch, "stale": self.stale}
+        return {"args": {}, "attributes": kept}
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take up what a checkpoint kept, and write the history up to it."""
+        for name, value in checkpoint.callback(type(self).__name__).items():
+            setattr(self, name, value)
+        for entry in checkpoint.state["log_history"]:
+            self._log(entry, entry["step"], entry["epoch"])
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the validation loss got no better for as long as `early_stopping_patience` allows."""
+        patience = self.knobs.early_stopping_patience
+        return patience is not None and self.stale >= patience
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # disable=None: a bar on a terminal, nothing in a log, where the lines after each epoch stand for it.
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="finetune", unit="step", disable=None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+        # At the step, not at the epoch's end, which a training that goes on from this very step would not see again.
+        control.should_evaluate = state.global_step % self.epoch_steps == 0 or state.global_step == state.max_steps
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        self._log(logs or {}, state.global_step, state.epoch or 0)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        loss, epoch = given["metrics"]["eval_loss"], round(state.epoch or 0, 4)
+        notice(f"epoch {epoch:g} of {self.knobs.epochs:g}: validation loss {loss:.4f}")
+        if not state.global_step:
+            return
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch, self.stale = loss, epoch, 0
+            self._keep(given["model"])
+        else:
+            self.stale += 1
+        if self.stopped:
+            notice(f"no better validation loss in {self.stale} epochs: stopped early")
+            control.should_training_stop = control.should_save = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.close()
+
+    def _log(self, logs: dict[str, Any], step: int, epoch: float) -> None:
+        place = {"step": step, "epoch": round(epoch, 4)}
+        if "loss" in logs:
+            rate = float(f"{logs['learning_rate']:.6g}")
+            self.write({**place, "train_loss": round(float(logs["loss"]), 4), "lr": rate})
+        elif "eval_loss" in logs:
+            self.write({**place, "validation_loss": round(logs["eval_loss"], 4)})
+
+    def _keep(self, model: Any) -> None:
+        part = self.folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        # Adapters leave the vocabulary as it is; to find that out, peft would look for the base model by name.
+        options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        try:
+            model.save_pretrained(part, **options)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise UserError(
+                f"the best model so far could not be written to {self.folder} ({error}); make room there and run again:"
+                " training goes on from its last checkpoint"
+            ) from None
+        shutil.rmtree(self.folder, ignore_errors=True)
+        part.rename(self.folder)
