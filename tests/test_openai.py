@@ -118,7 +118,7 @@ def test_a_hosted_run_writes_what_a_local_one_writes(hosted, capsys):
     assert json.loads(EVAL_RUN.read_text())["tuned"]["requests"] == 3
     assert job["method"]["supervised"]["hyperparameters"]["n_epochs"] == 3 and job["seed"] == 42
     out = capsys.readouterr().out
-    assert "no lr, dropout" in out and "about $0.0" in out and "The job has successfully completed" in out
+    assert "the service has no lr, early_stopping_patience, dropout" in out and "about $0.0" in out and "The job has successfully completed" in out
 
 
 def test_no_file_and_no_line_holds_the_key(hosted, project, capsys):
@@ -433,7 +433,7 @@ def test_the_tuned_model_is_asked_where_it_lives(hosted, monkeypatch):
         evaluate.main()
 
 
-@pytest.mark.parametrize("which, ending", [("last", ""), ("best", ":ckpt-step-9"), ("6", ":ckpt-step-6")])
+@pytest.mark.parametrize("which, ending", [("last", ""), ("best", ":ckpt-step-9"), (6, ":ckpt-step-6")])
 def test_checkpoints_can_be_chosen(hosted, which, ending):
     set_params(openai__checkpoint=which)
     finetune.main()
