@@ -1,7 +1,8 @@
 """evaluate: base and tuned model on the test split, measured and compared, with confidence intervals.
 
 `reports/metrics.json` is for `dvc metrics diff`, `reports/slices.json` has the same for each label of the data, and
-`reports/eval/predictions.jsonl` has every answer with its scores. `reports/eval/run.json` holds what varies by nature.
+`reports/eval/predictions.jsonl` has every answer with its scores, and the number of tokens of its reference.
+`reports/eval/run.json` holds what varies by nature.
 """
 
 import json
@@ -16,11 +17,8 @@ from stages.backends import Likelihoods
 from stages.command import notice, run
 from stages.conversations import Conversation
 from stages.paths import EVAL_RUN, METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
-from stages.scoring import Bootstrap, Mean, scores
+from stages.scoring import Bootstrap, Mean, digits, scores
 
-# Decimals of a measure: more would show the rounding of bf16, not the model.
-_DIGITS = {"chrf": 2}
-_DEFAULT_DIGITS = 4
 # The slice of conversations whose record has no label.
 _UNLABELLED = "(no label)"
 
@@ -68,11 +66,10 @@ def _measures(test: list[Conversation], answers: list[str], likelihoods: Likelih
 def compare(base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, dict[str, Any]]:
     """Each measure of the base model, of the tuned one, and tuned minus base, with intervals."""
     bootstrap = Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
-    digits = {name: _DIGITS.get(name, _DEFAULT_DIGITS) for name in base}
     return {
-        "base": {name: bootstrap.interval(mean, digits[name]) for name, mean in base.items()},
-        "tuned": {name: bootstrap.interval(mean, digits[name]) for name, mean in tuned.items()},
-        "gain": {name: bootstrap.gain(base[name], tuned[name], digits[name]) for name in base},
+        "base": {name: bootstrap.interval(mean, digits(name)) for name, mean in base.items()},
+        "tuned": {name: bootstrap.interval(mean, digits(name)) for name, mean in tuned.items()},
+        "gain": {name: bootstrap.gain(base[name], tuned[name], digits(name)) for name in base},
     }
 
 
@@ -108,19 +105,22 @@ def _write_metrics(results: dict[str, Any], loss: Mean | None) -> None:
 def _write_predictions(test: list[Conversation], answers: dict[str, list[str]], measures: dict[str, Measures]) -> None:
     with files.replacing(PREDICTIONS) as path, path.open("w", encoding="utf-8", newline="\n") as out:
         for row, conversation in enumerate(test):
-            line = {
+            line: dict[str, Any] = {
                 "prompt": [msgspec.to_builtins(message) for message in conversation.prompt],
                 "reference": conversation.response,
                 "base": answers["base"][row],
                 "tuned": answers["tuned"][row],
                 "scores": {name: _scores(found, row) for name, found in measures.items()},
             }
+            # Weights of the loss: with them a later review takes the mean again, over the same conversations.
+            if "loss" in measures["tuned"]:
+                line["tokens"] = int(measures["tuned"]["loss"].weights[row])
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _scores(measures: Measures, row: int) -> dict[str, float]:
     return {
-        name: round(float(mean.of(mean.totals[[row]], mean.weights[[row]])), _DIGITS.get(name, _DEFAULT_DIGITS))
+        name: round(float(mean.of(mean.totals[[row]], mean.weights[[row]])), digits(name))
         for name, mean in measures.items()
     }
 

@@ -8,18 +8,17 @@ import csv
 import html
 import io
 import json
-import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
-from stages import files, params
+from stages import files, measures, params, predictions, templates
 from stages.command import UserError, notice, run
+from stages.flat import flat, without_credentials
+from stages.measures import LABELS, Measure, fixed, measure
 from stages.paths import (
     EVAL_RUN,
     HISTORY,
@@ -34,18 +33,9 @@ from stages.paths import (
     VALIDATION,
     VALIDATION_HISTORY,
 )
+from stages.predictions import clean, question, said
+from stages.templates import number
 
-LABELS = {
-    "loss": "loss",
-    "perturbed_loss": "perturbed loss",
-    "perplexity": "perplexity",
-    "token_accuracy": "token accuracy",
-    "chrf": "chrF",
-    "rouge_l": "ROUGE-L",
-    "similarity": "similarity",
-    "exact_match": "exact match",
-}
-_LOWER_IS_BETTER = {"loss", "perturbed_loss", "perplexity"}
 # What is shown of each slice; reports/slices.json has all.
 _SLICE_MEASURES = ("loss", "chrf", "similarity")
 _PAGE_BYTES = 1_000_000
@@ -73,7 +63,7 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         UserError: a file is missing or is not what its stage writes.
     """
     metrics, splits, validation = (_json(path) for path in (METRICS, SPLIT_REPORT, VALIDATION))
-    conversations = [_conversation(json.loads(line)) for line in _text(PREDICTIONS).split("\n") if line.strip()]
+    conversations = [_conversation(line) for line in predictions.read(_text(PREDICTIONS))]
     confidence = f"{100 * knobs.evaluate.confidence:g}%"
     history, validation_history = _history(_text(HISTORY)), _history(_text(VALIDATION_HISTORY))
     return {
@@ -83,13 +73,13 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         "slices": [_slice(label, found) for label, found in _json(SLICES).items()],
         "history": validation_history,
         "chart": _chart(history + validation_history),
-        "train": _flat(metrics.get("train", {})),
-        "counts": _flat(metrics.get("counts", {})),
+        "train": flat(metrics.get("train", {}), number),
+        "counts": flat(metrics.get("counts", {}), number),
         "splits": splits,
         "split_names": list(SPLITS),
         "validation": validation,
         "params": _parameters(knobs),
-        "run": _flat({"training": _json(RUN), "evaluation": _json(EVAL_RUN)}),
+        "run": flat({"training": _json(RUN), "evaluation": _json(EVAL_RUN)}, number),
         "system": _shared_system(conversations),
         "conversations": conversations,
         "predictions": PREDICTIONS.as_posix(),
@@ -131,14 +121,6 @@ def verdict(metrics: dict[str, Any], confidence: str) -> str:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A number and its interval, as text; the interval is empty where there is none."""
-
-    value: str
-    interval: str
-
-
-@dataclass(frozen=True)
 class Row:
     """One metric: base, tuned and gain as text, the word for it, and the whisker's ends and dot from -1 to 1.
 
@@ -157,17 +139,17 @@ class Row:
 
 def _row(name: str, test: dict[str, Any]) -> Row:
     base, tuned, gain = (test[part][name] for part in ("base", "tuned", "gain"))
-    places = _places(base["value"], gain)
+    places = measures.places(base["value"], gain)
     low, high, value = gain["low"], gain["high"], gain["value"]
-    sign = -1 if name in _LOWER_IS_BETTER else 1
+    sign = measures.sign(name)
     scale = max((abs(one) for one in (low, high, value) if one is not None), default=0) or 1
     return Row(
         label=LABELS[name],
-        arrow="lower is better" if sign < 0 else "higher is better",
-        base=_measure(base, places),
-        tuned=_measure(tuned, places),
-        gain=_measure(gain, places),
-        word=_word(low, high, sign),
+        arrow=measures.arrow(name),
+        base=measure(base, places),
+        tuned=measure(tuned, places),
+        gain=measure(gain, places),
+        word=measures.word(name, low, high),
         dot=None if value is None else sign * value / scale,
         ends=None if low is None or high is None else (sign * low / scale, sign * high / scale),
     )
@@ -178,70 +160,24 @@ def _slice(label: str, found: dict[str, Any]) -> dict[str, Any]:
     return {"label": label, "conversations": found["conversations"], "rows": rows}
 
 
-def _word(low: float | None, high: float | None, sign: int) -> str:
-    if low is None or high is None:
-        return "no interval"
-    if low <= 0 <= high:
-        return "within noise"
-    return "better" if low * sign > 0 else "worse"
-
-
-def _places(base: float | None, gain: dict[str, Any]) -> int:
-    """Decimals for a metric's row: three digits of the base value, two of the gain, one of the interval's ends."""
-    wanted = [(base, 2), (gain["value"], 1), (gain["low"], 0), (gain["high"], 0)]
-    needed = [digits - math.floor(math.log10(abs(number))) for number, digits in wanted if number]
-    return min(4, max([0, *needed])) if needed else 2
-
-
-def _measure(measure: dict[str, Any], places: int) -> Measure:
-    low, high = measure.get("low"), measure.get("high")
-    interval = "" if low is None or high is None else f"{_fixed(low, places)} to {_fixed(high, places)}"
-    return Measure(_fixed(measure["value"], places), interval)
-
-
-def _fixed(number: float | None, places: int) -> str:
-    return "none" if number is None else f"{number:z,.{places}f}"
-
-
-def _number(value: Any) -> str:
-    """A fact as text: whole numbers with separators, others with four digits that count."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "none" if value is None else str(value)
-    if isinstance(value, int) or abs(value) >= 10_000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
-
-
 def _conversation(prediction: dict[str, Any]) -> dict[str, Any]:
-    prompt = [{"role": one["role"], "content": _clean(_said(one))} for one in prediction["prompt"]]
-    answers = {part: _clean(prediction[part]) for part in ("reference", "base", "tuned")}
+    prompt = [{"role": one["role"], "content": said(one)} for one in prediction["prompt"]]
+    answers = {part: clean(prediction[part]) for part in ("reference", "base", "tuned")}
     scores = prediction["scores"]
     chips = [_chip(name, scores["base"][name], scores["tuned"][name]) for name in LABELS if name in scores["tuned"]]
-    title = next((one["content"] for one in reversed(prompt) if one["role"] == "user"), prompt[-1]["content"])
-    return {"title": " ".join(title.split()), "prompt": prompt, "chips": chips, **answers}
-
-
-def _said(message: dict[str, Any]) -> str:
-    """What a message says, or the tools that it calls."""
-    return str(message.get("content") or json.dumps(message.get("tool_calls", ""), ensure_ascii=False))
+    return {"title": question(prompt), "prompt": prompt, "chips": chips, **answers}
 
 
 def _chip(name: str, base: float | None, tuned: float | None) -> dict[str, str]:
     shown = {"label": LABELS[name], "base": _score(name, base), "tuned": _score(name, tuned)}
     if base is None or tuned is None or base == tuned:
         return {**shown, "kind": "", "mark": ""}
-    better = (tuned < base) == (name in _LOWER_IS_BETTER)
+    better = (tuned - base) * measures.sign(name) > 0
     return {**shown, "kind": "b" if better else "w", "mark": "✓" if better else "✗"}
 
 
 def _score(name: str, value: float | None) -> str:
-    return _fixed(value, {"chrf": 1, "exact_match": 0}.get(name, 2))
-
-
-def _clean(text: str) -> str:
-    """Text without what UTF-8 or a browser cannot show: lone surrogates and control characters."""
-    valid = text.encode("utf-8", "replace").decode("utf-8")
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", valid.replace("\r\n", "\n"))
+    return fixed(value, {"chrf": 1, "exact_match": 0}.get(name, 2))
 
 
 def _shared_system(conversations: list[dict[str, Any]]) -> str:
@@ -258,26 +194,7 @@ def _shared_system(conversations: list[dict[str, Any]]) -> str:
 
 
 def _parameters(knobs: params.Params) -> dict[str, str]:
-    """Flattened parameters; addresses lose user, password, query and fragment, where credentials travel."""
-    values = _flat(knobs.model_dump(by_alias=True), text=str)
-    return {key: _address(value) if key.endswith(".url") or "://" in value else value for key, value in values.items()}
-
-
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _flat(values: dict[str, Any], prefix: str = "", text: Callable[[Any], str] = _number) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.", text)
-        elif isinstance(value, list):
-            flat[prefix + key] = ", ".join("none" if one is None else text(one) for one in value)
-        else:
-            flat[prefix + key] = "none" if value is None else text(value)
-    return flat
+    return without_credentials(flat(knobs.model_dump(by_alias=True), str))
 
 
 def _history(text: str) -> list[dict[str, float]]:
@@ -340,31 +257,9 @@ def _inline(svg: str, label: str) -> str:
 
 
 def _environment() -> Environment:
-    """Jinja over this folder; templates named .html.jinja escape by themselves, Markdown asks for `cell`."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"clip": _clip, "cell": _cell, "number": _number}
+    environment = templates.environment()
     environment.globals |= {"first_conversations": _MARKDOWN_CONVERSATIONS, "markdown_clip": _MARKDOWN_CLIP}
     return environment
-
-
-def _clip(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[:limit].rstrip() + "…"
-
-
-def _cell(value: Any) -> str:
-    """Any text as one cell of a Markdown table: shown as it is, never as markup, a link's image or a mention."""
-    text = html.escape(_number(value), quote=False)
-    text = re.sub(r"([\\`*_\[\]~|$])", r"\\\1", text)
-    # GitHub would notify the person, or link the issue, that a model happens to name.
-    text = re.sub(r"([@#])(?=\w)", r"\1<!-- -->", text)
-    return "<br>".join(line.strip() for line in text.strip().splitlines()) or "(empty)"
 
 
 def _text(path: Path) -> str:

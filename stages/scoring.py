@@ -16,7 +16,16 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9ff
 # Resamples that are held in memory at once.
 _AT_ONCE = 100
 
+# Decimals of a measure: more would show the rounding of bf16, not the model.
+_DIGITS = {"chrf": 2}
+_DEFAULT_DIGITS = 4
+
 Interval = dict[str, float | None]
+
+
+def digits(name: str) -> int:
+    """Decimals that a measure is kept with."""
+    return _DIGITS.get(name, _DEFAULT_DIGITS)
 
 
 def scores(answers: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages import committed, files, neighbours, params
+from stages import files, neighbours, params, revisions
 from stages.command import UserError, notice, run
 from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS
 
@@ -136,12 +136,12 @@ def changed_split() -> int | None:
     None where that run's splits are not in DVC's cache. Where it has these very splits, it is what that run counted,
     so that repeating a committed run changes nothing.
     """
-    checksums = committed.checksums()
+    checksums = revisions.HEAD.checksums()
     before = {name: checksums.get(path.as_posix()) for name, path in SPLITS.items()}
     if before == {name: files.md5(path) for name, path in SPLITS.items()}:
-        count: int | None = json.loads(committed.text(SPLIT_REPORT) or "{}").get("changed_split")
+        count: int | None = json.loads(revisions.HEAD.text(SPLIT_REPORT) or "{}").get("changed_split")
         return count
-    then = {name: path for name, md5 in before.items() if md5 and (path := committed.cached(md5))}
+    then = {name: path for name, md5 in before.items() if md5 and (path := revisions.cached(md5))}
     return _count_changed(_homes(then), _homes(SPLITS)) if then.keys() == SPLITS.keys() else None
 
 

@@ -1,9 +1,15 @@
-import numpy as np
+import json
+from types import SimpleNamespace
 
-from stages import evaluate, params
+import numpy as np
+import pytest
+
+from stages import backends, conversations, evaluate, files, params
+from stages.backends import Likelihoods
+from stages.paths import METRICS, PREDICTIONS, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
 from stages.scoring import Mean
 
-from .conftest import ROOT
+from .conftest import ROOT, talks
 
 KNOBS = params.load(ROOT / "params.yaml")
 
@@ -26,3 +32,47 @@ def test_each_label_has_the_metrics_of_its_own_conversations():
 
 def test_without_labels_there_are_no_slices():
     assert evaluate.slices([], measures(1.0), measures(2.0), KNOBS) == {}
+
+
+NLL = {False: [4.0, 30.0, 9.0], True: [2.0, 12.0, 9.0]}
+TOKENS = [2, 10, 3]
+
+
+def likelihoods(test, tuned):
+    return Likelihoods(np.array(NLL[tuned]), np.array([1.0, 5.0, 3.0]), np.array(TOKENS))
+
+
+@pytest.fixture
+def evaluated(project, monkeypatch):
+    """evaluated(likelihoods) runs the stage with a model that answers "It is 1." and is as likely as given."""
+
+    def run(likelihoods):
+        pair = SimpleNamespace(
+            answers=lambda test, tuned, limit: (["It is 1."] * len(test), 0),
+            likelihoods=likelihoods,
+            perturbed=lambda *_: None,
+            facts=dict,
+        )
+        monkeypatch.setattr(backends, "chosen", lambda knobs: SimpleNamespace(pair=lambda knobs: pair))
+        SPLITS["test"].parent.mkdir(parents=True)
+        conversations.write_jsonl(SPLITS["test"], talks(3))
+        files.write_json(SPLIT_REPORT, {name: {"conversations": 3} for name in SPLITS})
+        files.write_json(TRAIN_METRICS, {})
+        files.write_json(TEST_LABELS, [])
+        evaluate.main()
+        return [json.loads(line) for line in PREDICTIONS.read_text().splitlines()]
+
+    return run
+
+
+def test_the_loss_can_be_taken_again_from_the_predictions(evaluated):
+    lines = evaluated(likelihoods)
+    assert [line["tokens"] for line in lines] == TOKENS
+    sums = {part: sum(line["scores"][part]["loss"] * line["tokens"] for line in lines) for part in ("base", "tuned")}
+    # (4 + 30 + 9) / 15 and (2 + 12 + 9) / 15.
+    assert sums["base"] / 15 == pytest.approx(43 / 15) and sums["tuned"] / 15 == pytest.approx(23 / 15)
+    assert json.loads(METRICS.read_text())["test"]["tuned"]["loss"]["value"] == round(23 / 15, 4)
+
+
+def test_without_likelihoods_nothing_is_weighted(evaluated):
+    assert not any("tokens" in line for line in evaluated(lambda *_: None))

@@ -1,0 +1,28 @@
+"""Nested values with one key each (`lora.r`), as text, without the credentials that addresses carry."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+
+def flat(values: dict[str, Any], text: Callable[[Any], str], prefix: str = "") -> dict[str, str]:
+    """Every value under its keys, joined by dots; a list is one value."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, text, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            found[f"{prefix}{key}"] = ", ".join("none" if one is None else text(one) for one in value)
+        else:
+            found[f"{prefix}{key}"] = "none" if value is None else text(value)
+    return found
+
+
+def without_credentials(values: dict[str, str]) -> dict[str, str]:
+    """Flat values whose addresses have lost user, password, query and fragment, where credentials travel."""
+    return {key: _address(value) if key.endswith(".url") or "://" in value else value for key, value in values.items()}
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

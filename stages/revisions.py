@@ -1,0 +1,101 @@
+"""What a commit or the workspace holds: files in Git, and DVC's outs where they still lie in the cache.
+
+Nothing is fetched. An experiment of DVC is a commit too, found by its name.
+"""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.command import UserError
+
+# Branches that a change is made for, in the order in which they are looked for.
+_TRUNKS = ("origin/main", "main")
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A commit, or the workspace where `commit` is None; `name` is what people call it."""
+
+    name: str
+    commit: str | None
+
+    def content(self, path: Path) -> bytes | None:
+        """A file's bytes; None where there is no commit, or no such file in it."""
+        if self.commit is None:
+            return path.read_bytes() if path.is_file() else None
+        # "./" makes the path relative to this folder, which need not be Git's top folder.
+        return _git("show", f"{self.commit}:./{path.as_posix()}")
+
+    def text(self, path: Path) -> str | None:
+        """`content` as text."""
+        content = self.content(path)
+        return None if content is None else content.decode()
+
+    def checksums(self) -> dict[str, str]:
+        """MD5 of each out of the run that dvc.lock records, by its path."""
+        lock = yaml.safe_load(self.text(Path("dvc.lock")) or "{}")
+        stages: dict[str, Any] = lock.get("stages", {})
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+
+
+WORKSPACE = Revision("workspace", None)
+HEAD = Revision("HEAD", "HEAD")
+
+
+def resolve(name: str) -> Revision:
+    """The commit, branch, tag or experiment of this name; `workspace` is the workspace.
+
+    Raises:
+        UserError: there is none, or several experiments have this name.
+    """
+    if name == WORKSPACE.name:
+        return WORKSPACE
+    from dvc.repo import Repo
+    from dvc.scm import RevError, resolve_rev
+
+    _require_history()
+    with Repo() as repo:
+        try:
+            return Revision(name, resolve_rev(repo.scm, name))
+        except RevError as error:
+            raise UserError(
+                f"{error}; `git log --all` lists commits, `dvc exp list --all-commits` experiments"
+            ) from None
+
+
+def branching_point() -> Revision:
+    """Where the work here left the main branch; the last commit where there is no main branch.
+
+    Raises:
+        UserError: nothing was committed yet, or this is no Git repository.
+    """
+    _require_history()
+    for trunk in _TRUNKS:
+        if (found := _git("merge-base", "HEAD", trunk)) is not None:
+            commit = found.decode().strip()
+            return Revision(f"{trunk} ({commit[:7]})", commit)
+    return HEAD
+
+
+def _require_history() -> None:
+    if _git("rev-parse", "--verify", "HEAD") is None:
+        raise UserError("there is no commit here, so nothing to compare with; commit a finished run first")
+
+
+def _git(*arguments: str) -> bytes | None:
+    """What git prints, or None where it fails."""
+    done = subprocess.run(["git", *arguments], capture_output=True)
+    return done.stdout if done.returncode == 0 else None
+
+
+def cached(checksum: str) -> Path | None:
+    """Where DVC's cache holds a file; None where it does not."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        path = Path(repo.cache.local.oid_to_path(checksum))
+    return path if path.exists() else None
