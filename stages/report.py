@@ -5,22 +5,22 @@ vary between equal runs (seconds, memory) stand in the page alone.
 """
 
 import csv
-import html
 import io
 import json
-import re
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
 
-from stages import files, measures, params, predictions, templates
+from stages import charts, files, measures, params, predictions, templates
 from stages.command import UserError, notice, run
 from stages.flat import flat, without_credentials
 from stages.measures import LABELS, Measure, fixed, measure
 from stages.paths import (
     EVAL_RUN,
+    GROUPS,
     HISTORY,
     HTML,
     MARKDOWN,
@@ -32,6 +32,7 @@ from stages.paths import (
     SPLITS,
     VALIDATION,
     VALIDATION_HISTORY,
+    WEIGHTS,
 )
 from stages.predictions import clean, question, said
 from stages.templates import number
@@ -72,7 +73,10 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         "rows": [_row(name, metrics["test"]) for name in LABELS if name in metrics["test"]["gain"]],
         "slices": [_slice(label, found) for label, found in _json(SLICES).items()],
         "history": validation_history,
-        "chart": _chart(history + validation_history),
+        "chart": charts.losses(history, validation_history),
+        "rate_chart": charts.learning_rate(history),
+        "groups": _rows(_text(GROUPS)),
+        "movement": _movement(_rows(_text(WEIGHTS))),
         "train": flat(metrics.get("train", {}), number),
         "counts": flat(metrics.get("counts", {}), number),
         "splits": splits,
@@ -198,62 +202,32 @@ def _parameters(knobs: params.Params) -> dict[str, str]:
 
 
 def _history(text: str) -> list[dict[str, float]]:
-    return [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
+    return [{name: float(cell) for name, cell in row.items()} for row in _rows(text)]
 
 
-# Colours that the SVG is drawn with, and the page's variables that take their place.
-_INK, _TRAIN, _VALID = "#010203", "#040506", "#070809"
-_VARIABLES = {_INK: "var(--soft)", _TRAIN: "var(--plain)", _VALID: "var(--accent)"}
+def _rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
 
 
-def _chart(history: list[dict[str, float]]) -> str:
-    """Loss over training as an inline SVG in the page's colours; empty when nothing was logged."""
-    across = "epoch" if all("epoch" in point for point in history) else "step"
-    lines = [
-        ("training", "train_loss", _TRAIN, "-"),
-        ("validation", "validation_loss", _VALID, "o-"),
+def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
+    """How far the weights moved: for each module its layers' mean and largest change; and a chart over the layers."""
+    found: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        found[row["module"]][row["layer"]] = float(row["change"])
+    table = [
+        {
+            "module": module,
+            "tensors": len(by_layer),
+            "mean": f"{sum(by_layer.values()) / len(by_layer):.2%}",
+            "most": f"{max(by_layer.values()):.2%}",
+            "where": max(by_layer, key=lambda layer: by_layer[layer]),
+        }
+        for module, by_layer in found.items()
     ]
-    drawn = [
-        (name, colour, style, [(point[across], point[column]) for point in history if {across, column} <= set(point)])
-        for name, column, colour, style in lines
-    ]
-    drawn = [line for line in drawn if line[-1]]
-    if not drawn:
-        return ""
-    summary = "; ".join(f"{name} from {points[0][1]:.2f} to {points[-1][1]:.2f}" for name, _, _, points in drawn)
-    return _inline(_draw(drawn, across), f"Loss by {across}: {summary}")
-
-
-def _draw(lines: list[tuple[str, str, str, list[tuple[float, float]]]], across: str) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "report", "svg.fonttype": "none", "font.size": 11}):
-        figure = Figure(figsize=(5, 3), layout="constrained")
-        axes = figure.add_subplot()
-        for name, colour, style, points in lines:
-            axes.plot(*zip(*points, strict=True), style, color=colour, label=name, linewidth=1.8, markersize=5)
-        axes.set_xlabel(across, color=_INK)
-        axes.set_ylabel("loss", color=_INK)
-        axes.tick_params(colors=_INK)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_INK)
-        axes.legend(frameon=False, labelcolor=_INK)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def _inline(svg: str, label: str) -> str:
-    """matplotlib's SVG file as an element of the page: its own head, size, fonts and colours removed."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
-    box = re.search(r'viewBox="[^"]*"', svg)
-    head = f'<svg class="loss" role="img" aria-label="{html.escape(label)}" {box[0] if box else ""}>'
-    return re.sub(r"^<svg[^>]*>", lambda _: head, svg).strip()
+    layers = sorted({int(row["layer"]) for row in rows if row["layer"]})
+    layered = {module: by_layer for module, by_layer in found.items() if "" not in by_layer}
+    changes = [[by_layer.get(str(layer)) for layer in layers] for by_layer in layered.values()]
+    return {"table": table, "chart": charts.movement(list(layered), layers, changes) if layered else ""}
 
 
 def _environment() -> Environment:

@@ -18,7 +18,7 @@ from typing import Any
 
 from stages import params
 from stages.backends import unsloth
-from stages.backends.unsloth import lora
+from stages.backends.unsloth import trainable, training
 from stages.backends.unsloth.chat import Chat, Example
 from stages.paths import RUN
 
@@ -58,20 +58,21 @@ def in_own_process(trainer: str) -> dict[str, Any]:
 def measure(trainer: str) -> dict[str, Any]:
     """Train one epoch; real tokens per second (padding does not count), seconds, peak memory, mean training loss."""
     knobs = params.load().model_copy(update={"epochs": 1})
-    lora.start()
+    trainable.start()
     train = unsloth.examples(Chat.load(), "train", knobs.unsloth.max_length)
     tokens = sum(len(example.input_ids) for example in train)
     if trainer == "stock":
         seconds, loss = stock(train, knobs)
     else:
         seconds, loss = ours(train, knobs)
-    return {"speed": tokens / seconds, "seconds": seconds, "memory": lora.peak_memory_mb(), "loss": loss}
+    return {"speed": tokens / seconds, "seconds": seconds, "memory": training.peak_memory_mb(), "loss": loss}
 
 
 def ours(train: list[Example], knobs: params.Params) -> tuple[float, float]:
     history: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        result = lora.train_adapter(unsloth.weights_folder(), train, train[:1], knobs, history.append, Path(scratch))
+        loaded = trainable.load(unsloth.weights_folder(), knobs)
+        result = training.train(loaded, train, train[:1], knobs, history.append, Path(scratch))
     losses = [row["train_loss"] for row in history if "train_loss" in row]
     return result.run["seconds"], sum(losses) / len(losses)
 
@@ -108,7 +109,9 @@ def stock(train: list[Example], knobs: params.Params) -> tuple[float, float]:
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        trainer = SFTTrainer(model=model, processing_class=tokenizer, args=arguments, train_dataset=lora.dataset(train))
+        trainer = SFTTrainer(
+            model=model, processing_class=tokenizer, args=arguments, train_dataset=training.dataset(train)
+        )
         begin = time.perf_counter()
         loss = trainer.train().training_loss
         return time.perf_counter() - begin, loss

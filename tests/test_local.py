@@ -68,3 +68,13 @@ def test_answers_end_at_the_end_token(pair):
     body = pair.tuned.get_base_model().model
     body.norm.forward = lambda hidden: torch.ones_like(hidden)
     assert pair.answers(TALKS, False, max_new_tokens=5) == (["", "", ""], 0)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_worst_perturbation_raises_the_loss_and_does_not_depend_on_the_batch(pair, tuned):
+    clean = pair.likelihoods(TALKS, tuned).nll
+    found = pair.perturbed(TALKS, tuned, epsilon=2.0).nll
+    assert (found > clean).all()
+    for row, talk in enumerate(TALKS):
+        assert pair.perturbed([talk], tuned, epsilon=2.0).nll[0] == pytest.approx(found[row], rel=0.02)
+    assert pair.perturbed(TALKS, tuned, epsilon=1e-6).nll == pytest.approx(clean, rel=0.01)

@@ -118,7 +118,8 @@ def test_a_hosted_run_writes_what_a_local_one_writes(hosted, capsys):
     assert json.loads(EVAL_RUN.read_text())["tuned"]["requests"] == 3
     assert job["method"]["supervised"]["hyperparameters"]["n_epochs"] == 3 and job["seed"] == 42
     out = capsys.readouterr().out
-    assert "the service has no lr, early_stopping_patience, dropout" in out and "about $0.0" in out and "The job has successfully completed" in out
+    assert "the service has no lr, early_stopping_patience, dropout" in out
+    assert "about $0.0" in out and "The job has successfully completed" in out
 
 
 def test_no_file_and_no_line_holds_the_key(hosted, project, capsys):

@@ -66,7 +66,9 @@ def test_a_hosted_run_may_leave_epochs_to_the_service(project):
 
 def test_all_errors_are_listed_at_once(project):
     with pytest.raises(UserError) as error:
-        edited(project, ("lr: 0.001", "lr: abc"), ("\ndropout: 0.0", "\ndropout: 1.5"), ("overlong: stop", "overlong: x"))
+        edited(
+            project, ("lr: 0.001", "lr: abc"), ("\ndropout: 0.0", "\ndropout: 1.5"), ("overlong: stop", "overlong: no")
+        )
     assert [line.split(":")[0] for line in str(error.value).splitlines()[1:]] == ["lr", "dropout", "unsloth.overlong"]
 
 

@@ -31,6 +31,7 @@ def metrics(loss_gain, tuned=1.32, count=31):
     }
 
 
+GROUP_COLUMNS = "lr,multiplier,weight_decay,layers,tensors,parameters,example\n"
 BETTER = measure(-0.79, -0.9, -0.7)
 
 
@@ -58,6 +59,10 @@ def write_inputs(loss_gain=BETTER, predictions=None, **changes):
     files.write_json(report.SLICES, {})
     finding = {"rule": "short answers", "severity": "warning", "rows": 3, "advice": "look"}
     files.write_json(report.VALIDATION, {"rows": 206, "rules": 9, "quarantined": 0, "findings": [finding]})
+    files.write_text(
+        report.GROUPS, "lr,multiplier,weight_decay,layers,tensors,parameters,example\n0.001,1,0.01,0-1,8,9,a\n"
+    )
+    files.write_text(report.WEIGHTS, "layer,module,change\n0,mlp,0.01\n1,mlp,0.03\n,head,0.5\n")
     write_history([[1, 0.1, 2.2, 0.001], [18, 1, 1.6, 0.001], [36, 2, 1.2, 0]], [[18, 1, 1.7], [36, 2, 1.4]])
 
 
@@ -144,7 +149,7 @@ def test_the_page_is_accessible(project):
     text, _ = outputs()
     page = Page(text)
     assert page.tags.count("h1") == 1 and ("html", "lang", "en") in page.values
-    assert page.tags.count("svg") == 2 == text.count('role="img"') == text.count("<svg class=")
+    assert page.tags.count("svg") == 4 == text.count('role="img"') == text.count("<svg class=")
     assert "#010203" not in text and "Loss by epoch: training from 2.20 to 1.20" in text
 
 
@@ -241,3 +246,26 @@ def test_slices_are_shown_by_label(project):
 def test_without_labels_there_is_no_table_of_them(project):
     write_inputs()
     assert not any("By label" in text for text in outputs())
+
+
+def test_moved_weights_are_shown_by_module_and_layer(project):
+    write_inputs()
+    page, markdown = outputs()
+    assert "| mlp | 2.00% | 3.00% | 1 |" in markdown and "| head | 50.00% | 50.00% |  |" in markdown
+    assert "the darkest cell is 3.00% of the base's norm" in page.replace("&#x27;", "'")
+
+
+def test_a_backend_that_does_not_tell_how_weights_moved_has_no_such_part(project):
+    write_inputs()
+    files.write_text(report.WEIGHTS, "layer,module,change\n")
+    assert all("How far the weights moved" not in text for text in outputs())
+
+
+def test_the_learning_rate_is_drawn_and_its_groups_are_listed(project):
+    write_inputs()
+    page = outputs()[0]
+    assert "Learning rate by step: from 0.001, highest 0.001 at step 1, to 0" in page and "Peak rate" not in page
+    both = report.GROUPS.read_text() + "0.0005,0.5,0.0,0,2,4,model.norm.weight\n"
+    files.write_text(report.GROUPS, both)
+    page = outputs()[0]
+    assert "Peak rate" in page and "model.norm.weight" in page

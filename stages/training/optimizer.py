@@ -96,9 +96,7 @@ def _refuse_idle_patterns(patterns: dict[str, float], names: Sequence[str]) -> N
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
             near = difflib.get_close_matches(pattern, parts, n=3, cutoff=0.4) or parts
-            raise UserError(
-                f"layers.lr: '{pattern}' matches no trained weight; names have {', '.join(near)}"
-            )
+            raise UserError(f"layers.lr: '{pattern}' matches no trained weight; names have {', '.join(near)}")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -1,0 +1,149 @@
+"""A training that was killed goes on from its last whole checkpoint, and ends as if nothing had happened."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages import conversations, files
+from stages.paths import HISTORY, RUN, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY
+
+from .conftest import ROOT, set_params, talks, use_base
+from .small import make_base
+
+# 4 steps an epoch, 12 in all, with all that draws random numbers.
+KNOBS = {
+    "epochs": 3,
+    "batch_size": 4,
+    "lr": 0.01,
+    "dropout": 0.2,
+    "adversarial__method": "freelb",
+    "checkpoint__every": 3,
+}
+
+
+def outcome():
+    return [
+        path.read_bytes() for path in (TUNED / "adapter_model.safetensors", HISTORY, VALIDATION_HISTORY, TRAIN_METRICS)
+    ]
+
+
+def killed(place, times):
+    command = [sys.executable, "-m", "tests.killed", place, str(times)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    # What DVC does before it runs the stage again.
+    for path in (HISTORY, VALIDATION_HISTORY):
+        path.unlink(missing_ok=True)
+
+
+def resumed_from():
+    return json.loads(RUN.read_text())["resumed_from_step"]
+
+
+def state():
+    (folder,) = [path for path in Path(".state/training").iterdir() if path.is_dir()]
+    return folder
+
+
+@pytest.mark.parametrize(
+    "place, times, step",
+    [
+        ("stages.training.trainer.Trainer.training_step", 2, 0),
+        ("stages.training.trainer.Trainer.training_step", 8, 6),
+        ("stages.training.checkpoints.seal", 3, 6),
+        ("stages.training.progress.KeepBest._keep", 2, 6),
+        ("stages.training.progress.KeepBest.on_train_end", 1, 12),
+        ("stages.backends.unsloth.tuned.write", 1, 12),
+    ],
+)
+def test_kill_9_at_any_point_leads_to_the_same_result(train, place, times, step):
+    assert train(**KNOBS) is None
+    undisturbed = outcome()
+    assert not list(Path(".state/training").glob("*/*")), "a finished training leaves no checkpoints"
+    killed(place, times)
+    assert train() is None
+    assert outcome() == undisturbed and resumed_from() == step
+
+
+def spoil(checkpoint, how):
+    weights = checkpoint / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    if how == "cut":
+        content = content[:-100]
+    elif how == "flipped bit":
+        content[-50] ^= 1
+    weights.write_bytes(content)
+    if how == "no manifest":
+        (checkpoint / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped bit", "no manifest"])
+def test_a_torn_checkpoint_falls_back_to_the_one_before(train, how):
+    assert train(**KNOBS) is None
+    undisturbed = outcome()
+    killed("stages.training.trainer.Trainer.training_step", 11)
+    spoil(state() / "checkpoint-9", how)
+    assert train() is None
+    assert outcome() == undisturbed and resumed_from() == 6
+
+
+def other_data(tmp_path):
+    conversations.write_jsonl(SPLITS["train"], talks(17)[1:])
+
+
+def other_base(tmp_path):
+    use_base(make_base(tmp_path / "other", "qwen2"))
+
+
+def other_code(tmp_path):
+    # The digest of the code, as if a line of it had changed.
+    (folder,) = [path for path in Path(".state/training").iterdir() if path.is_dir()]
+    folder.rename(folder.with_name("0" * 16))
+
+
+@pytest.mark.parametrize("change", [other_data, other_base, other_code, lambda _: set_params(lr=0.02)])
+def test_another_training_never_goes_on_from_it(train, tmp_path, change):
+    set_params(**KNOBS)
+    killed("stages.training.trainer.Trainer.training_step", 8)
+    change(tmp_path)
+    assert train() is None
+    assert resumed_from() == 0
+
+
+def test_the_code_is_part_of_the_fingerprint(splits, tmp_path, monkeypatch):
+    from stages import params
+    from stages.backends.unsloth import fingerprint
+
+    module = tmp_path / "code"
+    files.write_text(module / "some.py", "1")
+    monkeypatch.setattr(fingerprint, "_CODE", (module,))
+    found = [fingerprint.fingerprint(params.load(), SPLITS["test"])]
+    files.write_text(module / "some.py", "2")
+    found.append(fingerprint.fingerprint(params.load(), SPLITS["test"]))
+    set_params(checkpoint__every=7, evaluate__resamples=100)
+    found.append(fingerprint.fingerprint(params.load(), SPLITS["test"]))
+    assert found[0] != found[1] == found[2]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_left_out(splits, train):
+    """A limit on the size of files takes the place of a full disk: optimizer states are larger than the adapter."""
+    assert train(**KNOBS) is None
+    undisturbed = outcome()
+    limit = 150_000
+    assert (TUNED / "adapter_model.safetensors").stat().st_size < limit
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.finetune"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no checkpoint at step 3, training goes on without it" in done.stdout
+    assert outcome() == undisturbed
