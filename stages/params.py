@@ -317,7 +317,16 @@ def read_yaml(path: Path) -> Any:
     Raises:
         OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
     """
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    return parse_yaml(path.read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str) -> Any:
+    """Text in YAML, read as params.yaml is.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(text, Loader=_Loader)
 
 
 class _Loader(yaml.SafeLoader):
