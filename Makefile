@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint setup clean
+.PHONY: help run test lint review check setup clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -20,6 +20,12 @@ lint: setup  ## Check style and types
 	ruff check .
 	ruff format --check .
 	mypy
+
+review: setup  ## Compare with where the branch began, or with make review BASE=revision or experiment, as Markdown
+	@python -m stages.review $(BASE)
+
+check: setup  ## Check that dvc.lock and the reports belong to the code, parameters and data, without running them
+	@python -m stages.check
 
 setup: .venv/complete  ## Make .venv with the pinned packages (nothing to do when it is there)
 

@@ -18,6 +18,13 @@ def flat(values: dict[str, Any], text: Callable[[Any], str], prefix: str = "") -
     return found
 
 
+def plain(value: Any) -> str:
+    """A value as YAML has it; 2.0 and 2 are one number."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def without_credentials(values: dict[str, str]) -> dict[str, str]:
     """Flat values whose addresses have lost user, password, query and fragment, where credentials travel."""
     return {key: _address(value) if key.endswith(".url") or "://" in value else value for key, value in values.items()}

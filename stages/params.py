@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.command import UserError, run
+from stages.measures import LABELS
 
 PARAMS = Path("params.yaml")
 
@@ -192,6 +193,17 @@ class Evaluate(Section):
     epsilon: Annotated[Number, Field(gt=0, le=1000)] | None
 
 
+class Review(Section):
+    regressions: dict[str, Annotated[Number, Field(ge=0)]]
+
+    @model_validator(mode="after")
+    def _known_metrics(self) -> "Review":
+        for name in self.regressions:
+            if name not in LABELS:
+                raise ValueError(f"regressions: '{name}' is no metric{_nearest(name, LABELS)}")
+        return self
+
+
 class Params(Section):
     """The whole file."""
 
@@ -226,6 +238,7 @@ class Params(Section):
     unsloth: Unsloth
     openai: OpenAI
     evaluate: Evaluate
+    review: Review
 
     @model_validator(mode="after")
     def _numbers_for_the_backend(self) -> "Params":
@@ -304,7 +317,16 @@ def read_yaml(path: Path) -> Any:
     Raises:
         OSError, UnicodeDecodeError, yaml.YAMLError: it cannot be read.
     """
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    return parse_yaml(path.read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str) -> Any:
+    """Text in YAML, read as params.yaml is.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    return yaml.load(text, Loader=_Loader)
 
 
 class _Loader(yaml.SafeLoader):

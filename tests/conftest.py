@@ -14,6 +14,8 @@ from stages.conversations import Conversation, Message
 from stages.params import read_yaml
 from stages.paths import SIGNALS, SPLITS
 
+from . import history
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -105,3 +107,12 @@ def train(splits, lab):
         return json.loads(answer)
 
     return run
+
+
+@pytest.fixture
+def repository(project):
+    """The project under Git and DVC, on the branch main, with one finished run committed."""
+    history.begin()
+    history.write_run()
+    history.commit()
+    return project

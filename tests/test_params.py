@@ -49,6 +49,8 @@ def test_scientific_notation_without_a_dot_is_a_number(project):
         ("scheduler: cosine", "scheduler: cosin", "expected one of constant, linear, cosine"),
         ("source: sample", "source: smple", "'smple' is not in data.sources; did you mean 'sample'?"),
         ("  test: 0.15", "  test: 0.9", "split: validation + test leave nothing to train on"),
+        ("{loss: 0.05", "{lss: 0.05", "review: regressions: 'lss' is no metric; did you mean 'loss'?"),
+        ("{loss: 0.05", "{loss: -1", "review.regressions.loss: -1 is not allowed; expected a number >= 0"),
         ("seed: 42", "seed: 42\nseed: 43", "the key 'seed' stands twice"),
         ("seed: 42", "seed: [42", "not valid YAML"),
     ],

@@ -1,0 +1,284 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages import review
+from stages.command import UserError
+from stages.paths import METRICS, PREDICTIONS, SUITE
+from stages.templates import cell
+
+from .conftest import ROOT, set_params
+from .history import commit, git, prediction, predictions, write_run
+
+HOSTILE = "<script>alert('x')</script> | a\nb `c` ![i](http://evil.example/i.png) @someone #12"
+
+
+@pytest.fixture
+def reviewed(repository, monkeypatch, capsys):
+    """reviewed(...) gives what the command prints, and its error or None."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["review", *arguments])
+        error = None
+        try:
+            review.main()
+        except UserError as raised:
+            error = str(raised)
+        return capsys.readouterr().out, error
+
+    return run
+
+
+def rows(text):
+    """Rows of the tables of a review, by their first cell: the other cells."""
+    found = [re.split(r" (?<!\\)\| ", line.strip("| ")) for line in text.splitlines() if line.startswith("| ")]
+    return {first: rest for first, *rest in found}
+
+
+def test_nothing_differs_from_itself(reviewed):
+    text, error = reviewed("HEAD")
+    assert error is None
+    assert text.startswith("# Review: HEAD → workspace\n")
+    for sentence in ("No parameter differs.", "The data are the same.", "No answer to these conversations differs."):
+        assert sentence in text
+    assert rows(text)["chrF (higher is better)"] == ["50.0", "50.0", "0.0 (0.0 to 0.0)", "within noise"]
+
+
+def test_each_metric_has_both_values_the_difference_and_a_verdict(reviewed):
+    # Loss: (10 · 1.2 + 30 · 2.2 + 60 · 4.2) / 100 = 3.3 after 3.1; chrF 53 after 50; each conversation moves alike.
+    write_run(predictions([1.2, 2.2, 4.2], chrf=[53.0, 53.0, 53.0]))
+    text, _ = reviewed("HEAD")
+    found = rows(text)
+    assert found["loss (lower is better)"] == ["3.10", "3.30", "0.20 (0.20 to 0.20)", "worse"]
+    assert found["chrF (higher is better)"] == ["50.0", "53.0", "3.0 (3.0 to 3.0)", "better"]
+    assert (
+        "On 3 test conversations that both runs answered: **worse**: loss, perplexity; **better**: chrF; "
+        "**within noise**: exact match."
+    ) in text
+
+
+def test_a_metric_that_got_worse_by_more_than_allowed_fails_the_review(reviewed):
+    set_params(review__regressions={"loss": 0.15, "chrf": 2})
+    write_run(predictions([1.2, 2.2, 4.2], chrf=[47.0] * 3))
+    text, error = reviewed("HEAD")
+    assert error.splitlines()[0].startswith("2 metrics got worse by more than review.regressions in params.yaml allows")
+    assert error.splitlines()[1:] == ["loss by 0.2, allowed is 0.15", "chrF by 3, allowed is 2"]
+    assert rows(text)["loss"] == ["0.15", "failed: worse by 0.2"] and "## Answers" in text
+
+
+@pytest.mark.parametrize(
+    "allowed, losses, outcome",
+    [
+        ({"loss": 0.25}, [1.2, 2.2, 4.2], "passed"),
+        ({"loss": 0.05}, [0.8, 1.8, 3.8], "passed"),
+        ({"loss": 0.05}, [0.5, 1.5, 4.8], "passed, within noise"),
+        ({"loss": 0.05}, [None] * 3, "not judged: the new run did not measure it"),
+        ({"rouge_l": 0.05}, [1.2, 2.2, 4.2], "not judged: neither run has it"),
+    ],
+)
+def test_what_is_allowed_or_not_judged_is_shown_and_does_not_fail(reviewed, allowed, losses, outcome):
+    set_params(review__regressions=allowed)
+    write_run(predictions(losses))
+    text, error = reviewed("HEAD")
+    assert error is None and rows(text)["loss" if "loss" in allowed else "ROUGE-L"][-1] == outcome
+
+
+def test_without_tolerances_it_says_so(reviewed):
+    set_params(review__regressions={})
+    write_run(predictions([5.0, 6.0, 7.0]))
+    text, error = reviewed("HEAD")
+    assert error is None and "names no metric: none can fail this review" in text
+
+
+def test_different_tests_are_refused(reviewed):
+    write_run([*predictions()[1:], prediction(8)])
+    text, error = reviewed("HEAD")
+    assert text == ""
+    assert error == (
+        "the test sets differ: HEAD has 3 conversations, workspace 3, 2 stand in both\n"
+        "add --allow-different-tests to compare all the same on those that both have"
+    )
+
+
+def test_different_tests_are_compared_when_asked_and_the_first_line_says_so(reviewed):
+    write_run([*predictions([1.0, 1.0, 3.0])[1:], prediction(8, loss=9.0)])
+    text, _ = reviewed("HEAD", "--allow-different-tests")
+    first = text.splitlines()[0]
+    assert first.startswith("**Warning: the test sets differ: HEAD has 3") and "only those are compared" in first
+    # (30 · 2 + 60 · 4) / 90 and (30 · 1 + 60 · 3) / 90: the other two conversations do not count.
+    assert rows(text)["loss (lower is better)"][:2] == ["3.33", "2.33"]
+
+
+def test_tests_with_nothing_in_common_give_no_difference(reviewed):
+    write_run([prediction(8), prediction(9)], tuned={"loss": {"value": 8.5}, "chrf": {"value": 30.0}})
+    text, error = reviewed("HEAD", "--allow-different-tests")
+    assert error is None and "no metric can be compared" in text.splitlines()[0]
+    reason = "not comparable: the tests have no conversation in common"
+    assert rows(text)["loss (lower is better)"] == ["9.50", "8.50", "none", reason]
+    assert rows(text)["loss"][-1] == "not judged: the tests have no conversation in common"
+
+
+def test_parameters_that_differ_are_listed_alone(reviewed):
+    SUITE.parent.mkdir()
+    SUITE.write_text("short_response:\n  kwargs: {min_value: 5}\n")
+    commit()
+    SUITE.write_text("short_response:\n  kwargs: {min_value: 10}\n")
+    set_params(lr=0.002, layers__lr={"mlp": 0.5}, epochs=3.0, gradient_checkpointing=True)
+    found = rows(reviewed("HEAD")[0])
+    assert {key: found[key] for key in ("lr", "layers.lr.mlp", "gradient\\_checkpointing")} == {
+        "lr": ["0.001", "0.002"],
+        "layers.lr.mlp": ["absent", "0.5"],
+        "gradient\\_checkpointing": ["false", "true"],
+    }
+    assert found["data/expectations.yaml:short\\_response.kwargs.min\\_value"] == ["5", "10"]
+    # 3.0 is the 3 that it was.
+    assert "seed" not in found and "epochs" not in found
+
+
+def test_credentials_in_an_address_are_left_out(reviewed):
+    sources = {"mine": {"url": "https://me:pass@host/a.csv?token=KEY", "sha256": None, "format": "messages"}}
+    set_params(data__sources=sources, data__source="mine")
+    text, _ = reviewed("HEAD")
+    assert "KEY" not in text and "me:pass" not in text
+    assert rows(text)["data.sources.mine.url"] == ["absent", "https://host/a.csv"]
+
+
+def test_training_and_counts_that_differ_are_listed(reviewed):
+    write_run(train={"steps": 60, "best_epoch": 2})
+    found = rows(reviewed("HEAD")[0])
+    assert found["train.steps"] == ["57", "60"] and found["train.best\\_epoch"] == ["absent", "2"]
+    assert "counts.test" not in found
+
+
+def test_data_that_cannot_be_told_apart_is_said_in_words(reviewed):
+    write_run(conversations=b"other")
+    text, _ = reviewed("HEAD")
+    assert "these differ: `data/conversations.jsonl`." in text
+    assert "is not known here: those of HEAD and workspace are neither in DVC's" in text
+
+
+def test_the_answers_that_changed_stand_side_by_side(reviewed):
+    write_run(predictions(answer=["Yes.", "Perhaps.", "No."], chrf=[50.0, 45.5, 20.0]))
+    text, _ = reviewed("HEAD")
+    assert "2 of 3 conversations are answered differently." in text
+    answers = [line for line in text.splitlines() if line.startswith("| Room")]
+    assert answers == [
+        "| Room 2? | It is 2. | Yes. | No. | 50.0 → 20.0 |",
+        "| Room 1? | It is 1. | Yes. | Perhaps. | 50.0 → 45.5 |",
+    ]
+
+
+def test_ten_answers_are_shown(reviewed):
+    lines = [prediction(number) for number in range(12)]
+    write_run(lines)
+    commit()
+    write_run([{**line, "tuned": "No."} for line in lines])
+    text, _ = reviewed("HEAD")
+    assert "12 of 12 conversations are answered differently. These are the 10 whose chrF moved most:" in text
+    assert text.count("| Room") == 10
+
+
+def test_text_of_models_and_data_stays_text(reviewed):
+    write_run([prediction(0, prompt=HOSTILE, answer="Yes."), prediction(1)])
+    commit()
+    write_run([prediction(0, prompt=HOSTILE, answer=HOSTILE + "\ud800"), prediction(1)])
+    text, _ = reviewed("HEAD")
+    assert "<script" not in text and "![i]" not in text and "@someone" not in text and "#12" not in text
+    (row,) = [line for line in text.splitlines() if "alert" in line]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 6 and cell(HOSTILE + "?") in row
+
+
+def test_a_review_fits_into_one_comment(reviewed):
+    lines = [prediction(number, prompt=f"{number} " + "@a " * 3000) for number in range(12)]
+    write_run(lines)
+    commit()
+    write_run([{**line, "tuned": "[b] " * 3000} for line in lines])
+    text, _ = reviewed("HEAD")
+    assert len(text) < 60_000 and text.count("…") >= 20
+
+
+@pytest.mark.parametrize("path", [PREDICTIONS, METRICS, Path("reports/splits.json"), Path("reports/validation.json")])
+def test_a_missing_report_is_named_with_its_revision(reviewed, path):
+    git("rm", "-q", "--cached", path.as_posix())
+    git("commit", "-qm", "gone")
+    _, error = reviewed("HEAD")
+    assert error == f"HEAD has no {path}; expected a finished run: `dvc repro` there, then commit"
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n", "{}", "[]"])
+def test_a_damaged_report_is_named_with_its_revision(reviewed, text):
+    METRICS.write_text(text)
+    _, error = reviewed("HEAD")
+    assert error.startswith("a report of workspace is damaged (")
+
+
+def test_two_commits_are_compared_whatever_the_workspace_holds(reviewed):
+    write_run(predictions([0.8, 1.8, 3.8]))
+    commit()
+    PREDICTIONS.unlink()
+    text, _ = reviewed("HEAD~1", "HEAD")
+    assert text.startswith("# Review: HEAD\\~1 → HEAD\n")
+    assert rows(text)["loss (lower is better)"][-1] == "better"
+
+
+def test_a_branch_is_compared_with_where_it_left_main(reviewed):
+    start = git("rev-parse", "--short=7", "HEAD")
+    git("checkout", "-qb", "topic")
+    write_run(predictions([0.8, 1.8, 3.8]))
+    commit()
+    git("checkout", "-q", "main")
+    write_run(predictions([0.1, 0.1, 0.1]))
+    commit()
+    git("checkout", "-q", "topic")
+    text, _ = reviewed()
+    assert text.startswith(f"# Review: main ({start}) → workspace\n")
+    assert rows(text)["loss (lower is better)"][:2] == ["3.10", "2.90"]
+
+
+# The documentation.
+
+
+def documented():
+    """The commands of docs/review.md that start one of ours, without their comments."""
+    lines = (ROOT / "docs/review.md").read_text(encoding="utf-8").splitlines()
+    commands = [line.split("  #")[0].strip() for line in lines if line.startswith("    ")]
+    return [command for command in commands if command.startswith(("python -m", "make "))]
+
+
+@pytest.fixture
+def documentation(repository):
+    """A history with all that the commands of docs/review.md name, and an environment to run them in."""
+    (repository / "Makefile").write_text((ROOT / "Makefile").read_text())
+    Path("dvc.yaml").write_text("params: [params.yaml]\n")
+    write_run()
+    commit()
+    write_run(predictions([0.8, 1.8, 3.8]))
+    subprocess.run([Path(sys.executable).with_name("dvc"), "exp", "save", "-n", "slower"], check=True)
+    git("checkout", "-q", ".")
+    git("tag", "v1")
+    git("checkout", "-qb", "topic")
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("command", documented())
+def test_the_commands_of_the_documentation_work(documentation, command):
+    if command.startswith("make "):
+        # Set-up is left out: it would install the project's packages.
+        command = command.replace("make ", "make --silent --assume-old=setup --assume-old=.venv/complete ")
+    done = subprocess.run(command, shell=True, env=documentation, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(("# Review: ", "dvc.lock and the reports belong"))
+
+
+def test_the_exit_status_tells_a_regression(documentation):
+    write_run(predictions([2.0, 3.0, 5.0]))
+    command = [sys.executable, "-m", "stages.review", "v1"]
+    done = subprocess.run(command, env=documentation, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout.startswith("# Review: v1 → workspace")
+    assert done.stderr.startswith("error: 1 metric got worse")
+    assert json.loads(PREDICTIONS.read_text().splitlines()[0])["scores"]["tuned"]["loss"] == 2.0
