@@ -5,6 +5,7 @@ prompts are nearly the same always share a split.
 """
 
 import contextlib
+import csv
 import hashlib
 import itertools
 import json
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages import files, neighbours, params, revisions
+from stages import files, neighbours, params, reading, revisions
 from stages.command import UserError, notice, run
 from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS
 
@@ -31,10 +32,11 @@ _TEST_PROMPTS = 200
 def main() -> None:
     knobs = params.load()
     signals = pq.read_table(SIGNALS, columns=_COLUMNS)
-    quarantined = pd.read_csv(QUARANTINE, usecols=["row"])["row"].to_numpy(np.int64)
+    quarantined = _quarantined()
     kept = pc.invert(pc.is_in(signals["row"], pa.array(quarantined)))
     # conversations.jsonl has a line for each row without an error.
     lines = kept.filter(pc.is_null(signals["error"])).to_numpy()
+    assert len(kept) == pc.sum(kept).as_py() + len(quarantined), "each quarantined row is a row of the signals"
     signals = signals.filter(kept)
     assert signals["error"].null_count == len(signals), "the gate lets no record pass that is not a conversation"
     sketches = neighbours.matrix(signals["sketch"])
@@ -47,6 +49,13 @@ def main() -> None:
     report = describe(frame, chosen, sketches) | {"changed_split": changed_split()}
     files.write_json(SPLIT_REPORT, report)
     notice("split: " + ", ".join(f"{name} {report[name]['conversations']}" for name in SPLITS))
+
+
+def _quarantined() -> np.ndarray:
+    """Numbers of the rows that the gate set aside: the first cell of each record, however many cells follow."""
+    csv.field_size_limit(reading.RECORD_LIMIT)
+    with QUARANTINE.open(newline="", encoding="utf-8") as file:
+        return np.array([int(cells[0]) for cells in itertools.islice(csv.reader(file), 1, None)], np.int64)
 
 
 def _write(lines: np.ndarray, chosen: np.ndarray) -> None:

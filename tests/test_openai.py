@@ -434,6 +434,27 @@ def test_the_tuned_model_is_asked_where_it_lives(hosted, monkeypatch):
         evaluate.main()
 
 
+@pytest.mark.parametrize("key", ["sk-test-1\nsk-test-2", "\u201csk-test-1\u201d", "sk-test\x00"[:7] + "\x7f"])
+def test_a_key_that_cannot_be_one_is_refused_and_not_shown(hosted, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match="another character that no key has") as error:
+        base.main()
+    assert "sk-test" not in str(error.value)
+
+
+def test_white_space_around_a_key_is_no_part_of_it(hosted, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f" {hosted.key}\n")
+    base.main()
+
+
+@pytest.mark.parametrize("address", ["http://:secret@127.0.0.1/v1", "http://me:secret@127.0.0.1/v1"])
+def test_an_address_with_credentials_is_refused_and_not_shown(hosted, monkeypatch, address):
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    with pytest.raises(UserError, match="must not hold credentials") as error:
+        base.main()
+    assert "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize("which, ending", [("last", ""), ("best", ":ckpt-step-9"), (6, ":ckpt-step-6")])
 def test_checkpoints_can_be_chosen(hosted, which, ending):
     set_params(openai__checkpoint=which)

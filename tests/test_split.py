@@ -115,7 +115,7 @@ def rows(project):
         SIGNALS.parent.mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(signals, schema=SCHEMA), SIGNALS)
         conversations.write_jsonl(CONVERSATIONS, talks)
-        QUARANTINE.write_text("row,why,record\n" + "".join(f"{row},x,y\n" for row in quarantined))
+        QUARANTINE.write_text("row,why,record\n" + "".join(f'{row},x,"y\n1",z,w\n' for row in quarantined))
 
     return write
 

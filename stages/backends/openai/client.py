@@ -35,7 +35,7 @@ def endpoint(knobs: Params) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError("openai.base_url (or OPENAI_BASE_URL) must be an address such as https://api.openai.com/v1")
-    if parts.username or parts.query:
+    if "@" in parts.netloc or parts.query:
         raise UserError(f"openai.base_url (or OPENAI_BASE_URL) must not hold credentials; put the key in {_KEY}")
     return url
 
@@ -44,14 +44,16 @@ def connect(url: str) -> openai.OpenAI:
     """A client whose reading requests are repeated when they fail. One that creates a job must not be: see jobs.py.
 
     Raises:
-        UserError: there is no key in the environment.
+        UserError: there is no key in the environment, or it has characters that no key has.
     """
-    if not os.environ.get(_KEY):
+    key = os.environ.get(_KEY, "").strip()
+    if not key:
         raise UserError(f"{_KEY} is not set; export the key of {url} (it is never written anywhere)")
+    # Libraries below would refuse such a header by showing it.
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"{_KEY} holds a line break, a curly quote or another character that no key has; copy it anew")
     http = openai.DefaultHttpxClient(event_hooks={"response": [_refuse_pages]})
-    return openai.OpenAI(
-        base_url=url, api_key=os.environ[_KEY], timeout=_SECONDS, max_retries=_RETRIES, http_client=http
-    )
+    return openai.OpenAI(base_url=url, api_key=key, timeout=_SECONDS, max_retries=_RETRIES, http_client=http)
 
 
 class _Page(openai.APIConnectionError):
@@ -80,7 +82,7 @@ def in_words(url: str) -> Iterator[None]:
 def describe(error: openai.OpenAIError, url: str) -> str:
     """One sentence on what went wrong, without the key, which some endpoints repeat in their answers."""
     text = f"{url}: {_cause(error)}"
-    key = os.environ.get(_KEY)
+    key = os.environ.get(_KEY, "").strip()
     return text.replace(key, "•••") if key else text
 
 
