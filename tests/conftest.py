@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,11 @@ def set_params(**values):
             at = at[section]
         at[last] = value
     path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def hear_ctrl_c():
+    """For `preexec_fn`: a test run in the background of a script hands on that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from stages.paths import (
     VALIDATION_HISTORY,
 )  # fmt: skip
 
-from .conftest import ROOT, set_params
+from .conftest import ROOT, hear_ctrl_c, set_params
 from .openai_server import OpenAIServer
 
 MODEL = "gpt-3.5-turbo-0125"
@@ -226,6 +226,7 @@ def in_background(stage="finetune", cwd=None, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from tests.openai_server import OpenAIServer
 
+from .conftest import hear_ctrl_c
+
 MODEL = "gpt-4o-mini-2024-07-18"
 CAPITALS = {"France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Norway": "Oslo", "Greece": "Athens"}
 RECORDS = [
@@ -317,7 +319,8 @@ def test_stopping_ends_what_hangs():
 def test_the_command_line():
     command = [sys.executable, "-m", "tests.openai_server", "--fail", "GET /models before status"]
     root = Path(__file__).parent.parent
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, cwd=root, preexec_fn=hear_ctrl_c, **pipes)
     lines = [process.stdout.readline().strip().removeprefix("export ") for _ in range(2)]
     settings = dict(line.split("=", 1) for line in lines)
     client = openai.OpenAI(base_url=settings["OPENAI_BASE_URL"], api_key=settings["OPENAI_API_KEY"], max_retries=0)

@@ -166,7 +166,8 @@ def test_a_killed_run_completes_and_its_metrics_repeat_byte_for_byte(clone, whom
     assert METRICS.read_bytes() == expected
     assert TUNED.is_dir() and HTML.exists()
     assert not [path for path in Path().rglob("*.part") if ".venv" not in path.parts]
-    assert sorted(path.name for path in Path(".state").iterdir() if path.is_dir()) == ["unsloth"]
+    assert sorted(path.name for path in Path(".state").iterdir() if path.is_dir()) == ["training", "unsloth"]
+    assert not list(Path(".state/training").glob("*/*")), "no checkpoint is left"
 
 
 def wait_until(condition, seconds=120):
