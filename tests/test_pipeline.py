@@ -100,16 +100,6 @@ def test_an_experiment_in_a_temporary_copy(clone):
     assert call("git", "status", "--porcelain") == ""
 
 
-def test_a_sweep_by_two_workers_and_its_picture(clone):
-    dvc("exp", "run", "--queue", "-S", "lr=1e-4,1e-2", "-S", "lora.r=4,8")
-    dvc("queue", "start", "-j", "2")
-    wait_until(lambda: dvc("queue", "status").count("Success") == 4, seconds=600)
-    output = call(sys.executable, "-m", "stages.sweep")
-    assert [line.split("|")[1].strip() for line in output.splitlines()[:4]] == ["lr", "---", "0.0001", "0.01"]
-    assert "train.validation_loss lora.r=4" in output and "train.validation_loss lora.r=8" in output
-    assert Path("reports/sweep.svg").exists() and call("git", "status", "--porcelain") == ""
-
-
 @pytest.mark.skipif(not HOTEL.exists(), reason="the hotel CSV is not here")
 def test_the_hotel_csv_over_http_loses_nothing(clone):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=HOTEL.parent)
