@@ -1,17 +1,24 @@
-"""What every stage's command line has in common: errors for the user, Ctrl-C, and not outliving DVC."""
+"""What every stage's command line has in common: errors for the user, -v, Ctrl-C, and not outliving DVC."""
 
+import contextlib
+import functools
+import io
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
-TRACEBACK = "TRACEBACK"
+_VERBOSE = {"-v", "-vv", "--verbose"}
 _PARENT_CHECK_SECONDS = 1.0
+# Where notices go while libraries' banners are dropped; None is the usual place.
+_own_stdout: TextIO | None = None
 
 
 class UserError(Exception):
@@ -23,23 +30,50 @@ class UserError(Exception):
 
 def notice(text: str) -> None:
     """Print one plain line about a decision that the pipeline made for the user, with its reason."""
-    print(text, flush=True)
+    print(text, file=_own_stdout, flush=True)
+
+
+@functools.cache
+def verbose() -> bool:
+    """Whether -v was given, to this command or to the `dvc` that runs it: all of the libraries' output, tracebacks."""
+    dvc = _dvc()
+    return not _VERBOSE.isdisjoint([*sys.argv[1:], *(dvc.cmdline() if dvc else [])])
 
 
 def quiet_transformers() -> None:
-    """Keep transformers' warnings and bars from burying the pipeline's own lines."""
+    """Keep transformers' warnings and bars from burying the pipeline's own lines, unless -v asks for them."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    if not verbose():
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def without_banners() -> Iterator[None]:
+    """Drop what libraries print while the block runs, unless -v asks for it; notices come through."""
+    global _own_stdout
+    if verbose() or _own_stdout:
+        yield
+        return
+    _own_stdout = sys.stdout
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        _own_stdout = None
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage's `main` and turn what it raises into one readable message and an exit status.
+    """Run a command's `main` and turn what it raises into one readable message and an exit status.
 
-    Exit status 1 for any error, 130 for Ctrl-C. `TRACEBACK=1` in the environment prints Python's traceback as well.
+    Exit status 1 for any error, 130 for Ctrl-C. `-v` prints Python's traceback as well.
     """
     _end_with_dvc()
+    if not verbose():
+        warnings.simplefilter("ignore")
+    # Every command takes -v, so that none has to say so.
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in _VERBOSE]
     try:
         main()
     except KeyboardInterrupt:
@@ -47,12 +81,12 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         sys.exit(_report(str(error), status=1))
     except Exception as error:
-        asked = f"set {TRACEBACK}=1 to see where it happened"
+        asked = "add -v to see where it happened"
         sys.exit(_report(f"unexpected {type(error).__name__}: {error}\n{asked}", status=1))
 
 
 def _report(message: str, status: int) -> int:
-    if os.environ.get(TRACEBACK):
+    if verbose():
         traceback.print_exc()
     first, *rest = message.splitlines()
     print("\n".join([f"error: {first}", *(f"  {line}" for line in rest)]), file=sys.stderr, flush=True)
@@ -64,9 +98,14 @@ def _end_with_dvc() -> None:
 
     A killed `dvc` leaves its stage running; the next `dvc repro` would start a second training beside it.
     """
-    dvc = next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), None)
-    if dvc is not None:
+    if dvc := _dvc():
         threading.Thread(target=_exit_after, args=(dvc,), daemon=True).start()
+
+
+@functools.cache
+def _dvc() -> psutil.Process | None:
+    """The `dvc` that started this process, or None."""
+    return next((parent for parent in psutil.Process().parents() if _is_dvc(parent)), None)
 
 
 def _is_dvc(process: psutil.Process) -> bool:

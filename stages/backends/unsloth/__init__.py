@@ -10,7 +10,7 @@ import pandas as pd
 from stages import conversations, files
 from stages.backends import Log, Pair, Reader, Result
 from stages.backends.unsloth.chat import Chat, Example
-from stages.command import UserError, notice
+from stages.command import UserError, notice, without_banners
 from stages.locking import alone
 from stages.params import Params
 from stages.paths import BASE, SIGNALS, SPLITS, TUNED
@@ -70,7 +70,8 @@ def finetune(knobs: Params, log: Log) -> Result:
     trainable.refuse_impossible(knobs)
     trainable.start()
     base = weights_folder()
-    loaded = trainable.load(base, knobs)
+    with without_banners():
+        loaded = trainable.load(base, knobs)
     if knobs.unsloth.overlong == "stop":
         refuse_overlong(pd.read_parquet(SIGNALS, columns=["row", "n_tokens"]), knobs.unsloth.max_length)
     chat = Chat.load()
@@ -78,7 +79,8 @@ def finetune(knobs: Params, log: Log) -> Result:
     kept = files.state_dir("training", fingerprint(knobs, _RECORD))
     with alone(kept.with_suffix(".lock"), "this very training runs already, in another copy of this folder"):
         tuned.keep_start(loaded.model, kept, knobs)
-        done = training.train(loaded, train, validation, knobs, log, kept)
+        with without_banners():
+            done = training.train(loaded, train, validation, knobs, log, kept)
         tuned.write(loaded.model, training.best(kept), TUNED, knobs)
         for file in sorted(BASE.glob("*token*")):
             shutil.copyfile(file, TUNED / file.name)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import files
-from stages.command import UserError, quiet_transformers
+from stages.command import UserError, quiet_transformers, without_banners
 from stages.params import Params
 
 if TYPE_CHECKING:
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 
 def start() -> None:
-    """Import Unsloth, and keep the libraries' bars and warnings from burying the pipeline's own lines."""
+    """Import Unsloth, and keep the libraries' banners, bars and warnings from burying the pipeline's own lines."""
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(files.state_dir("unsloth"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # It looks for a package of kernels that nothing here needs, and says so at every start.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    import unsloth  # noqa: F401
+    with without_banners():
+        import unsloth  # noqa: F401
 
     quiet_transformers()
 

