@@ -16,6 +16,7 @@ from stages.params import read_yaml
 from stages.paths import SIGNALS, SPLITS
 
 from . import history
+from .commands import STAGES, call, dvc, ran
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,3 +123,46 @@ def repository(project):
     history.write_run()
     history.commit()
     return project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, small_base):
+    """A clone in which the pipeline ran once on the small model; tests work on copies of it."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    for name in call("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
+        if (ROOT / name).is_file() and not name.startswith("reports/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # With its time, by which make sees that the set-up is newer.
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    with pytest.MonkeyPatch.context() as patch:
+        _enter(folder, patch)
+        set_params(
+            unsloth__model=str(small_base),
+            unsloth__revision=None,
+            unsloth__max_length=2048,
+            epochs=2,
+            evaluate__max_new_tokens=4,
+            evaluate__resamples=100,
+        )
+        for command in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"]):
+            call("git", *command)
+        assert ran(dvc("repro")) == STAGES
+        call("git", "add", "-A")
+        call("git", "commit", "-qm", "run")
+    return folder
+
+
+@pytest.fixture
+def clone(finished, tmp_path, monkeypatch):
+    """A copy of `finished`, as the current folder, with .venv activated."""
+    folder = tmp_path / "project"
+    shutil.copytree(finished, folder, symlinks=True)
+    _enter(folder, monkeypatch)
+    return folder
+
+
+def _enter(folder, patch):
+    patch.chdir(folder)
+    patch.delenv("DVC_ROOT", raising=False)
+    patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

@@ -5,7 +5,6 @@ import functools
 import http.server
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,64 +16,13 @@ import pytest
 
 from stages.paths import CONVERSATIONS, HISTORY, HTML, METRICS, RAW, RUN, SPLITS, TUNED
 
-from .conftest import ROOT, set_params
+from .commands import STAGES, call, dvc, ran
+from .conftest import ROOT
 from .openai_server import OpenAIServer
 
 pytestmark = pytest.mark.slow
 
 HOTEL = ROOT.parent / "shared/data/hotel_hospitality_data.csv"
-STAGES = ["download", "base", "parse", "validate", "split", "finetune", "evaluate", "report"]
-
-
-def call(*command, **given):
-    done = subprocess.run(command, capture_output=True, text=True, **given)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def dvc(*arguments):
-    return call(str(Path(sys.executable).parent / "dvc"), *arguments)
-
-
-def ran(output):
-    return [name for name in STAGES if f"Running stage '{name}'" in output]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, small_base):
-    """A clone in which the pipeline ran once; tests work on copies of it."""
-    folder = tmp_path_factory.mktemp("clone") / "project"
-    for name in call("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
-        if (ROOT / name).is_file() and not name.startswith("reports/") and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(Path(sys.prefix))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("DVC_ROOT", raising=False)
-        set_params(
-            unsloth__model=str(small_base),
-            unsloth__revision=None,
-            unsloth__max_length=2048,
-            epochs=2,
-            evaluate__max_new_tokens=4,
-            evaluate__resamples=100,
-        )
-        for command in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"]):
-            call("git", *command)
-        assert ran(dvc("repro")) == STAGES
-        call("git", "add", "-A")
-        call("git", "commit", "-qm", "run")
-    return folder
-
-
-@pytest.fixture
-def clone(finished, tmp_path, monkeypatch):
-    folder = tmp_path / "project"
-    shutil.copytree(finished, folder, symlinks=True)
-    monkeypatch.chdir(folder)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    return folder
 
 
 def test_the_second_run_does_nothing(clone):
@@ -98,6 +46,18 @@ def test_an_experiment_in_a_temporary_copy(clone):
     dvc("exp", "run", "--temp", "-S", "lr=5e-4", "-n", "elsewhere")
     assert "elsewhere" in dvc("exp", "show", "--csv")
     assert call("git", "status", "--porcelain") == ""
+
+
+def test_a_sweep_by_two_workers_and_its_picture(clone):
+    dvc("exp", "run", "--queue", "-S", "lr=1e-4,1e-2", "-S", "lora.r=4,8")
+    dvc("queue", "start", "-j", "2")
+    wait_until(lambda: dvc("queue", "status").count("Success") == 4, seconds=600)
+    output = call(sys.executable, "-m", "stages.sweep")
+    # Beside the four experiments the committed run, with lr 0.001 and lora.r 16, is drawn too.
+    first_cells = [line.split("|")[1].strip() for line in output.splitlines()[:5]]
+    assert first_cells == ["lr", "---", "0.0001", "0.001", "0.01"]
+    assert "train.validation_loss lora.r=4" in output and "train.validation_loss lora.r=8" in output
+    assert Path("reports/sweep.svg").exists() and call("git", "status", "--porcelain") == ""
 
 
 @pytest.mark.skipif(not HOTEL.exists(), reason="the hotel CSV is not here")
@@ -141,7 +101,7 @@ def test_the_hotel_csv_on_a_hosted_model_beside_the_local_one(clone, monkeypatch
 def test_a_killed_run_completes_and_its_metrics_repeat_byte_for_byte(clone, whom, stage):
     expected = METRICS.read_bytes()
     process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "dvc"), "repro", "-f"],
+        ["dvc", "repro", "-f"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     for line in process.stdout:
