@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import logging
 import os
 import sys
 import threading
@@ -40,13 +41,15 @@ def verbose() -> bool:
     return not _VERBOSE.isdisjoint([*sys.argv[1:], *(dvc.cmdline() if dvc else [])])
 
 
-def quiet_transformers() -> None:
-    """Keep transformers' warnings and bars from burying the pipeline's own lines, unless -v asks for them."""
-    from transformers.utils import logging
+def quiet_libraries() -> None:
+    """Keep the libraries' warnings and bars from burying the pipeline's own lines, unless -v asks for them."""
+    from transformers.utils import logging as transformers_logging
 
     if not verbose():
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        # It looks for a package of kernels that nothing here needs, and says so at every start.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

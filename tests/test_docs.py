@@ -3,7 +3,9 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -64,7 +66,7 @@ def script(page):
     return "\n".join(lines) + "\n"
 
 
-def a_table_of_questions():
+def a_table_of_questions(small_base):
     """What docs/own-csv.md supposes: the user's file."""
     talks = [one for path in SPLITS.values() for one in conversations.read_jsonl(path)]
     table = pd.DataFrame(
@@ -75,18 +77,28 @@ def a_table_of_questions():
         }
     )
     table.to_csv("data/local/mine.csv", index=False)
+    return {}
 
 
-GIVEN = {"docs/own-csv.md": a_table_of_questions}
+def a_model_of_the_hub(small_base):
+    """What docs/gpu.md downloads, as it lies in the Hub's cache afterwards: here the small model under that name."""
+    commit = "0123456789" * 4
+    cache = Path("../hub").resolve()
+    snapshot = cache / "models--unsloth--Llama-3.2-1B-Instruct/snapshots" / commit
+    shutil.copytree(small_base, snapshot)
+    return {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COMMIT": commit}
+
+
+GIVEN = {"docs/own-csv.md": a_table_of_questions, "docs/gpu.md": a_model_of_the_hub}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search((ROOT / page).read_text(encoding="utf-8"))])
-def test_the_commands_of_a_page_run_as_they_stand(page, clone):
-    GIVEN.get(page, lambda: None)()
+def test_the_commands_of_a_page_run_as_they_stand(page, clone, small_base):
+    given = GIVEN.get(page, lambda _: {})(small_base)
     (clone.parent / "page.sh").write_text(script(page))
     (clone.parent / "merge.py").write_text(MERGE)
     (clone.parent / "expect.py").write_text(EXPECT)
-    environment = {**os.environ, "PYTHONPATH": str(clone)}
+    environment = {**os.environ, "PYTHONPATH": str(clone), **given}
     done = subprocess.run(
         ["bash", "-x", str(clone.parent / "page.sh")], env=environment, capture_output=True, text=True, timeout=1200
     )

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from stages.backends import Likelihoods
 from stages.backends.unsloth.chat import IGNORED, Chat, Example
-from stages.command import quiet_transformers
+from stages.command import quiet_libraries
 from stages.conversations import Conversation
 from stages.training import adversarial
 
@@ -34,7 +34,7 @@ class Pair:
     @classmethod
     def load(cls, weights: Path, tuned: Path, chat: Chat, batch_size: int) -> "Pair":
         """Load the base model's weights, and the adapter or model in `tuned`, on the GPU where there is one."""
-        quiet_transformers()
+        quiet_libraries()
         base = _plain(weights)
         if not (tuned / "adapter_config.json").exists():
             return cls(base, _plain(tuned), chat, batch_size)

@@ -4,7 +4,6 @@ Unsloth patches transformers and TRL when it is imported, so `start` imports it 
 """
 
 import difflib
-import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages import files
-from stages.command import UserError, quiet_transformers, without_banners
+from stages.command import UserError, quiet_libraries, without_banners
 from stages.params import Params
 
 if TYPE_CHECKING:
@@ -25,12 +24,10 @@ def start() -> None:
     """Import Unsloth, and keep the libraries' banners, bars and warnings from burying the pipeline's own lines."""
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(files.state_dir("unsloth"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # It looks for a package of kernels that nothing here needs, and says so at every start.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with without_banners():
         import unsloth  # noqa: F401
 
-    quiet_transformers()
+    quiet_libraries()
 
 
 def refuse_impossible(knobs: Params) -> None:

