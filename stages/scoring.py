@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,11 +66,13 @@ class _Words:
 
 
 def _similarity(answers: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    left, right = (
-        np.asarray(_encoder().encode(list(texts), normalize_embeddings=True, show_progress_bar=False), float)
-        for texts in (answers, references)
-    )
-    return np.sum(left * right, axis=1)
+    return np.sum(_embedded(tuple(answers)) * _embedded(tuple(references)), axis=1)
+
+
+# Both models' answers are compared with the same references.
+@lru_cache(maxsize=2)
+def _embedded(texts: tuple[str, ...]) -> np.ndarray:
+    return np.asarray(_encoder().encode(list(texts), normalize_embeddings=True, show_progress_bar=False), float)
 
 
 @cache

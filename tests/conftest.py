@@ -147,6 +147,8 @@ def finished(tmp_path_factory, small_base):
         )
         for command in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"]):
             call("git", *command)
+        # A link is no folder, which is what .gitignore names.
+        Path(".git/info/exclude").write_text(".venv\n")
         assert ran(dvc("repro")) == STAGES
         call("git", "add", "-A")
         call("git", "commit", "-qm", "run")

@@ -134,7 +134,7 @@ class Work:
 
     asked: Json
     suffix: str
-    pairs: list[tuple[set[str], str]] = field(default_factory=list)
+    learned: dict[frozenset[str], str] = field(default_factory=dict)
     tokens: float = 0
     validated: bool = False
     steps: int = 0
@@ -240,22 +240,22 @@ def table(rows: list[Json]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def vocabulary(text: str) -> set[str]:
+def vocabulary(text: str) -> frozenset[str]:
     """The words of a text, for comparison."""
-    return set(re.findall(r"\w+", text.lower()))
+    return frozenset(re.findall(r"\w+", text.lower()))
 
 
-def learned(examples: list[list[Json]]) -> list[tuple[set[str], str]]:
-    """Each trained response, with the words of the user message that it answers."""
-    pairs = []
+def learned(examples: list[list[Json]]) -> dict[frozenset[str], str]:
+    """Each trained response, by the words of the user message that it answers; the first of equal ones counts."""
+    responses: dict[frozenset[str], str] = {}
     for messages in examples:
-        question: set[str] = set()
+        question: frozenset[str] = frozenset()
         for message in messages:
             if message["role"] == "user":
                 question = vocabulary(plain(message["content"]))
             elif message["role"] == "assistant" and message.get("content") and message.get("weight", 1):
-                pairs.append((question, plain(message["content"])))
-    return pairs
+                responses.setdefault(question, plain(message["content"]))
+    return responses
 
 
 def cut(text: str, limit: int | None) -> tuple[str, str]:
@@ -297,6 +297,9 @@ class OpenAIServer:
         self.retired = retired or {}
         self.job_outcome = "succeeded"
         self.permissions = {"create_jobs"}
+        # How many more lists of jobs lack what was created, and whether answers tell their tokens.
+        self.lists_that_lag = 0
+        self.counts_tokens = True
         self.models = dict.fromkeys(BASE_MODELS, CREATED)
         self.key = "sk-test-" + hashlib.sha256(b"a key for tests").hexdigest()[:32]
         self.requests: list[tuple[str, str]] = []
@@ -309,7 +312,7 @@ class OpenAIServer:
         self.connections: set[socket.socket] = set()
         self._contract: Contract = load(tuple(OPERATIONS))
         self._work: dict[str, Work] = {}
-        self._tuned: dict[str, list[tuple[set[str], str]]] = {}
+        self._tuned: dict[str, dict[frozenset[str], str]] = {}
         self._faults: list[Fault] = []
         self._lock = threading.RLock()
         self._ids = 0
@@ -584,7 +587,7 @@ class OpenAIServer:
             return
         settled = resolve(work.asked, len(examples))
         text = " ".join(plain(message.get("content")) for messages in examples for message in messages)
-        work.pairs, work.tokens = learned(examples), len(text.split()) * TOKENS_PER_WORD
+        work.learned, work.tokens = learned(examples), len(text.split()) * TOKENS_PER_WORD
         work.steps_per_epoch = math.ceil(len(examples) / settled["batch_size"])
         work.steps = work.steps_per_epoch * settled["n_epochs"]
         job |= {"hyperparameters": settled, "status": "queued"}
@@ -630,7 +633,7 @@ class OpenAIServer:
         checkpoint = {"object": "fine_tuning.job.checkpoint", "id": self._id("ftckpt_"), "created_at": int(time.time())}
         checkpoint |= {"fine_tuned_model_checkpoint": name, "fine_tuning_job_id": job["id"], "step_number": step}
         work.checkpoints.append(checkpoint | {"metrics": row})
-        self._tuned[name] = work.pairs
+        self._tuned[name] = work.learned
         for dropped in work.checkpoints[:-KEPT_CHECKPOINTS]:
             del self._tuned[dropped["fine_tuned_model_checkpoint"]]
         del work.checkpoints[:-KEPT_CHECKPOINTS]
@@ -644,7 +647,7 @@ class OpenAIServer:
     def _succeed(self, job: Json, work: Work) -> None:
         """Give the job its model and its result file."""
         name = self._name(job, work)
-        self._tuned[name] = work.pairs
+        self._tuned[name] = work.learned
         text = table(work.rows).encode()
         content = base64.b64encode(text) if self.result_encoding == "base64" else text
         result = self._keep_file("step_metrics.csv", content, "fine-tune-results")
@@ -655,7 +658,8 @@ class OpenAIServer:
         self._event(job, "The job has successfully completed")
 
     def _list_jobs(self, request: Request) -> Json:
-        jobs = list(reversed(self.jobs.values()))
+        jobs = [] if self.lists_that_lag > 0 else list(reversed(self.jobs.values()))
+        self.lists_that_lag -= 1
         if "metadata" in request.query:
             wanted = request.query["metadata"]
             if wanted is None:
@@ -698,15 +702,19 @@ class OpenAIServer:
             return chunks(head | {"object": "chat.completion.chunk"}, text, reason, usage if counted else None)
         message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return head | {"object": "chat.completion", "choices": [choice], "usage": usage}
+        counted = {"usage": usage} if self.counts_tokens else {}
+        return head | {"object": "chat.completion", "choices": [choice], **counted}
 
     def _reply(self, model: str, messages: list[Json]) -> str:
         """What the model says: a sentence of its own, or the learned response to the most similar question."""
         if model not in self._tuned:
             return f"This is {model}, which has learned nothing from you."
         asked = [message for message in messages if message["role"] == "user"]
-        question = vocabulary(plain(asked[-1]["content"])) if asked else set()
-        return max(self._tuned[model], key=lambda pair: len(pair[0] & question), default=(question, ""))[1]
+        question = vocabulary(plain(asked[-1]["content"])) if asked else frozenset()
+        responses = self._tuned[model]
+        if question in responses:
+            return responses[question]
+        return responses[max(responses, key=lambda words: len(words & question))] if responses else ""
 
 
 def chunks(head: Json, text: str, reason: str, usage: Json | None) -> list[Json]:

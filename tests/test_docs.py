@@ -1,10 +1,13 @@
 """The documentation's commands, run as they stand in a clone with a small model, page by page from top to bottom."""
 
+import contextlib
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +16,9 @@ import pytest
 from stages import conversations
 from stages.paths import SPLITS
 
-from .conftest import ROOT
+from .commands import call
+from .conftest import ROOT, set_params
+from .openai_server import OpenAIServer
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +29,7 @@ STAND_INS = {
     "make run     # sets up, then runs the pipeline on the sample data with a small model: no GPU, no account": "",
     "make test    # sets up, then runs the tests": "",
     "export OPENAI_API_KEY=...": "",
+    "make setup": f"ln -s {sys.prefix} .venv",
 }
 MERGE = """
 import sys, yaml
@@ -66,7 +72,8 @@ def script(page):
     return "\n".join(lines) + "\n"
 
 
-def a_table_of_questions(small_base):
+@contextlib.contextmanager
+def a_table_of_questions(_):
     """What docs/own-csv.md supposes: the user's file."""
     talks = [one for path in SPLITS.values() for one in conversations.read_jsonl(path)]
     table = pd.DataFrame(
@@ -77,29 +84,48 @@ def a_table_of_questions(small_base):
         }
     )
     table.to_csv("data/local/mine.csv", index=False)
-    return {}
+    yield {}
 
 
+@contextlib.contextmanager
 def a_model_of_the_hub(small_base):
     """What docs/gpu.md downloads, as it lies in the Hub's cache afterwards: here the small model under that name."""
     commit = "0123456789" * 4
     cache = Path("../hub").resolve()
-    snapshot = cache / "models--unsloth--Llama-3.2-1B-Instruct/snapshots" / commit
-    shutil.copytree(small_base, snapshot)
-    return {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COMMIT": commit}
+    shutil.copytree(small_base, cache / "models--unsloth--Llama-3.2-1B-Instruct/snapshots" / commit)
+    yield {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "COMMIT": commit}
 
 
-GIVEN = {"docs/own-csv.md": a_table_of_questions, "docs/gpu.md": a_model_of_the_hub}
+@contextlib.contextmanager
+def a_hosted_service(_):
+    """What the pages on hosted models suppose: a service, its key, and the hotel's conversations."""
+    talks = [
+        [{"role": "user", "content": f"Room {number}?"}, {"role": "assistant", "content": f"Yes, room {number}."}]
+        for number in range(20)
+    ]
+    cells = [json.dumps({"messages": talk}) for talk in talks]
+    pd.DataFrame(cells).to_csv("../hotel.csv", index=False, header=False)
+    set_params(data__sources__hotel__url=str(Path("../hotel.csv").resolve()), data__sources__hotel__sha256=None)
+    call("git", "commit", "-qam", "Another hotel")
+    with OpenAIServer() as server:
+        yield {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": server.key}
+
+
+GIVEN = {
+    "README.md": a_hosted_service,
+    "docs/gpu.md": a_model_of_the_hub,
+    "docs/hosted-models.md": a_hosted_service,
+    "docs/own-csv.md": a_table_of_questions,
+}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search((ROOT / page).read_text(encoding="utf-8"))])
 def test_the_commands_of_a_page_run_as_they_stand(page, clone, small_base):
-    given = GIVEN.get(page, lambda _: {})(small_base)
     (clone.parent / "page.sh").write_text(script(page))
     (clone.parent / "merge.py").write_text(MERGE)
     (clone.parent / "expect.py").write_text(EXPECT)
-    environment = {**os.environ, "PYTHONPATH": str(clone), **given}
-    done = subprocess.run(
-        ["bash", "-x", str(clone.parent / "page.sh")], env=environment, capture_output=True, text=True, timeout=1200
-    )
+    command = ["bash", "-x", str(clone.parent / "page.sh")]
+    with GIVEN.get(page, lambda _: contextlib.nullcontext({}))(small_base) as given:
+        environment = {**os.environ, "PYTHONPATH": str(clone), **given}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

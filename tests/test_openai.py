@@ -77,6 +77,7 @@ def hosted(project, server, monkeypatch):
     """A project with splits and `backend: openai`, whose endpoint is the local server."""
     monkeypatch.setenv("XDG_STATE_HOME", str(project / "home"))
     monkeypatch.setattr(jobs, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(jobs, "_SETTLE_SECONDS", 0.1)
     monkeypatch.setattr(client, "_RETRIES", 1)
     monkeypatch.setattr(client, "_SECONDS", 1.0)
     set_params(backend="openai", openai__poll_seconds=0.01, evaluate__resamples=100, batch_size=4)
@@ -85,6 +86,7 @@ def hosted(project, server, monkeypatch):
         validation=[talk(n) for n in range(20, 23)],
         test=[talk(n) for n in range(3)],
     )
+    files.write_json(BASE / "base.json", {"model": MODEL, "endpoint": server.url})
     return server
 
 
@@ -177,6 +179,7 @@ STEPS = {
     "poll": ("GET", "/fine_tuning/jobs/ft*"),
     "events": ("GET", "/fine_tuning/jobs/*/events"),
     "result": ("GET", "/files/*/content"),
+    "checkpoints": ("GET", "/fine_tuning/jobs/*/checkpoints"),
     "answer": ("POST", "/chat/completions"),
 }
 FAULTS = {
@@ -202,6 +205,8 @@ AGAIN_AND_AGAIN = [(step, fault, 3) for step in ("upload", "create", "poll") for
 def test_whatever_fails_there_is_one_job_and_the_run_completes(hosted, step, fault, times):
     given = {"when": "before", **FAULTS[fault]}
     hosted.fail(*STEPS[step], given.pop("how"), given.pop("when"), times, **given)
+    if step == "checkpoints":
+        set_params(openai__checkpoint="best")
     runs = 0
     for stage in (base, finetune, evaluate):
         for _ in range(6):
@@ -305,6 +310,52 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_come_back(hosted):
     hosted.steps_per_poll = None
     finetune.main()
     assert len(hosted.jobs) == 1
+
+
+def test_a_list_that_lags_is_not_believed_after_a_lost_answer(hosted, monkeypatch, capsys):
+    hosted.fail("POST", "/fine_tuning/jobs", "reset", "after")
+    hosted.lists_that_lag = 25
+    with pytest.raises(UserError, match=r"outcome unknown.*\n.*\nrun again: .* after [\d.]+ minutes"):
+        finetune.main()
+    monkeypatch.setattr(jobs, "_SETTLE_SECONDS", 60.0)
+    finetune.main()
+    assert len(hosted.jobs) == 1 and "looking for it for another 60 s before one is created" in capsys.readouterr().out
+
+
+def test_a_job_that_was_never_created_is_asked_for_again_when_the_lists_must_have_it(hosted):
+    hosted.fail("POST", "/fine_tuning/jobs", "reset", "before")
+    with pytest.raises(UserError, match="outcome unknown"):
+        finetune.main()
+    assert not hosted.jobs
+    finetune.main()
+    assert len(hosted.jobs) == 1
+
+
+def test_ctrl_c_while_the_job_is_asked_for_says_that_it_may_run(hosted):
+    hosted.fail("POST", "/fine_tuning/jobs", "hang", "after", seconds=30)
+    process = in_background()
+    wait_for(lambda: hosted.jobs)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=30)[0]
+    (job,) = hosted.jobs.values()
+    assert process.returncode == 130 and "so it may run. Run again to find it" in output
+    assert f"fingerprint={job['metadata']['fingerprint']} in: curl {hosted.url}/fine_tuning/jobs -H" in output
+    finetune.main()
+    assert len(hosted.jobs) == 1
+
+
+def test_a_cancel_that_fails_leaves_one_job_to_follow(hosted, tmp_path):
+    hosted.fail("POST", "/fine_tuning/jobs/*/cancel", "status", times=4, status=500, message="oops")
+    finetune.main()
+    (first,) = hosted.jobs.values()
+    first["created_at"] -= 60
+    order = jobs.Order.make(hosted.url, params.load())
+    with pytest.MonkeyPatch.context() as patch:
+        # The other machine's job came between the look and the request.
+        patch.setattr(jobs, "find", lambda *_, **__: None)
+        with pytest.raises(UserError, match="500: oops"):
+            jobs.find_or_create(client.connect(hosted.url), order, before=lambda: None)
+    assert jobs.find_or_create(client.connect(hosted.url), order, before=lambda: None).id == first["id"]
 
 
 def test_a_deadline_ends_the_wait_and_not_the_job(hosted):
@@ -411,6 +462,25 @@ def test_an_unknown_model(hosted):
     set_params(openai__model="gpt-9")
     with pytest.raises(UserError, match="knows no model 'gpt-9'"):
         base.main()
+
+
+def test_a_wrong_path_is_not_told_as_an_unknown_model(hosted):
+    hosted.fail("GET", "/models/*", "status", status=404, message="no such page")
+    with pytest.raises(UserError, match="404: no such page; is openai.base_url the whole address"):
+        base.main()
+
+
+def test_an_endpoint_without_fine_tuning_is_told_before_anything_is_uploaded(hosted):
+    hosted.fail("GET", "/fine_tuning/jobs", "status", status=404, message="Not Found")
+    with pytest.raises(UserError, match=f"{hosted.url}: 404: Not Found"):
+        base.main()
+
+
+def test_another_endpoint_in_the_environment_is_refused_before_a_training(hosted, monkeypatch):
+    base.main()
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere.example/v1")
+    with pytest.raises(UserError, match=r"lives at http://127.*go on there with `dvc repro -f base`"):
+        finetune.main()
 
 
 def test_a_model_that_was_shut_down_is_told_with_the_date(project, monkeypatch):
@@ -549,6 +619,10 @@ def with_call(tool_call, tools=(TOOL,), answers="c1"):
         (Conversation((Message("user", "word " * 20_000), Message("assistant", "b"))), "learns from at most 16385"),
         (with_call(call("cancel")), "the tool 'cancel' is called, but is not among"),
         (with_call(call(id=None)), "needs an id"),
+        (with_call(call(id=["c1"])), "needs an id"),
+        (with_call(call(["book"])), "needs an id"),
+        (with_call(call(), tools=[{"type": "function", "function": {"name": ["book"]}}]), "a tool is not of the form"),
+        (Conversation((Message("user", "a"), Message("assistant"))), "has neither content nor tool calls"),
         (with_call(call(), answers="c2"), "tool_call_id 'c2' answers no call"),
         (with_call(call(), tools=[{"name": "book"}]), "a tool is not of the form"),
     ],
@@ -571,6 +645,24 @@ def test_nine_conversations_are_too_few(hosted):
     write_splits(train=[talk(n) for n in range(9)], validation=[talk(50)], test=[talk(51)])
     with pytest.raises(UserError, match="9 conversations; the service takes no fewer than 10"):
         finetune.main()
+
+
+def test_a_service_that_counts_no_tokens_gets_no_zeros(hosted):
+    hosted.counts_tokens = False
+    run_all()
+    facts = json.loads(EVAL_RUN.read_text())
+    assert facts["base"] == {"requests": 3} and facts["tuned"] == {"requests": 3}
+
+
+def test_the_validation_loss_is_that_of_the_whole_split(hosted):
+    finetune.main()
+    (job,) = hosted.jobs
+    events = client.connect(hosted.url).fine_tuning.jobs.list_events(job, limit=100)
+    measured = [event.data for event in events if event.type == "metrics"]
+    whole = {one["step"]: one["full_valid_loss"] for one in measured if "full_valid_loss" in one}
+    assert whole and {int(row["step"]): float(row["validation_loss"]) for row in rows(VALIDATION_HISTORY)} == {
+        step: pytest.approx(loss, abs=5e-5) for step, loss in whole.items()
+    }
 
 
 def test_an_answer_that_is_cut_is_counted(hosted, capsys):

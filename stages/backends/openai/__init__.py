@@ -4,6 +4,7 @@ import datetime
 import json
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,7 +15,7 @@ from stages.backends import Log, Pair, Reader, Result
 from stages.backends.openai import checks, jobs, prices, results
 from stages.backends.openai.answers import HostedPair
 from stages.backends.openai.chat import HostedChat
-from stages.backends.openai.client import connect, endpoint, in_words
+from stages.backends.openai.client import connect, describe, endpoint, in_words
 from stages.command import UserError, notice
 from stages.params import Params
 from stages.paths import BASE, TUNED
@@ -37,11 +38,14 @@ def prepare(knobs: Params) -> str:
         UserError: the model is unknown there, shut down, or closed to the key's owner.
     """
     url, model = endpoint(knobs), knobs.openai.model
+    client = connect(url)
     with in_words(url):
         try:
-            connect(url).models.retrieve(model)
+            client.models.retrieve(model)
         except openai.NotFoundError as error:
-            raise UserError(_unknown(model, url)) from error
+            raise UserError(_not_found(model, url, error)) from error
+        # Who may not even list jobs may create none: better known now than after the uploads.
+        client.fine_tuning.jobs.list(limit=1)
     end = prices.shut_down(model)
     if end and end > datetime.date.today():
         notice(f"openai: {model} will be shut down by OpenAI on {end}")
@@ -49,7 +53,9 @@ def prepare(knobs: Params) -> str:
     return f"{model} at {url}"
 
 
-def _unknown(model: str, url: str) -> str:
+def _not_found(model: str, url: str, error: openai.NotFoundError) -> str:
+    if error.code != "model_not_found":
+        return f"{describe(error, url)}; is openai.base_url the whole address, /v1 or the like included?"
     end = prices.shut_down(model)
     if end and end <= datetime.date.today():
         return f"{url} does not serve {model}: OpenAI shut it down on {end}; choose another openai.model or base_url"
@@ -67,7 +73,7 @@ def finetune(knobs: Params, log: Log) -> Result:
     Raises:
         UserError: the data or the price is not right, or the service does not finish the job.
     """
-    url, begin = endpoint(knobs), time.perf_counter()
+    url, begin = _endpoint_of(_RECORD, knobs), time.perf_counter()
     notice(f"openai: the service has no {_IGNORED}; they are ignored")
     examples, tokens = checks.check(knobs, HostedChat(knobs.openai.model))
     order, client = jobs.Order.make(url, knobs), connect(url)
@@ -125,10 +131,17 @@ def pair(knobs: Params) -> Pair:
     Raises:
         UserError: the environment or the parameters name another endpoint by now.
     """
-    record, url = json.loads(_TUNED_RECORD.read_text(encoding="utf-8")), endpoint(knobs)
-    if record["endpoint"] != url:
-        raise UserError(
-            f"{record['model']} lives at {record['endpoint']}, and openai.base_url or OPENAI_BASE_URL names {url};"
-            " set it back"
-        )
+    url = _endpoint_of(_TUNED_RECORD, knobs)
+    record = json.loads(_TUNED_RECORD.read_text(encoding="utf-8"))
     return HostedPair(connect(url), url, record["base"], record["model"], knobs.evaluate.batch_size, knobs.seed)
+
+
+def _endpoint_of(record: Path, knobs: Params) -> str:
+    """The endpoint, which must still be the one where the recorded model is: DVC does not see the environment."""
+    recorded, url = json.loads(record.read_text(encoding="utf-8")), endpoint(knobs)
+    if recorded["endpoint"] != url:
+        raise UserError(
+            f"{recorded['model']} lives at {recorded['endpoint']}, and openai.base_url or OPENAI_BASE_URL names {url};"
+            " set it back, or go on there with `dvc repro -f base`"
+        )
+    return url

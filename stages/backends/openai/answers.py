@@ -33,7 +33,7 @@ class HostedPair:
     tuned: str
     parallel: int
     seed: int
-    used: dict[str, list[int]] = field(default_factory=dict)  # requests, prompt tokens, answer tokens of each model
+    used: dict[str, list[Answer]] = field(default_factory=dict)
 
     def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
         """The most likely answer to each prompt, and how many were cut because they reached `max_new_tokens`.
@@ -51,7 +51,7 @@ class HostedPair:
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)
             found = pool.map(lambda request: kept.get(request) or kept.add(request, self._ask(request)), requests)
             answers = list(tqdm(found, f"{kind} answers", len(requests), unit="answer", disable=None))
-        self.used[kind] = [len(answers), *(sum(one[name] for one in answers) for name in ("prompt", "answer"))]
+        self.used[kind] = answers
         return [one["text"] for one in answers], sum(one["cut"] for one in answers)
 
     def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods | None:
@@ -63,12 +63,18 @@ class HostedPair:
         return None
 
     def facts(self) -> dict[str, Any]:
-        """Requests, tokens and price of each model's answers, those kept from an earlier run included."""
-        names = ("requests", "prompt_tokens", "answer_tokens")
-        return {
-            kind: {**dict(zip(names, counts, strict=True)), "price_usd": prices.answers(self.base, kind, *counts[1:])}
-            for kind, counts in self.used.items()
-        }
+        """Requests, tokens and price of each model's answers, those kept from an earlier run included.
+
+        Where the service does not say how many tokens an answer took, neither tokens nor price are there.
+        """
+        return {kind: {"requests": len(answers), **self._cost(kind, answers)} for kind, answers in self.used.items()}
+
+    def _cost(self, kind: str, answers: list[Answer]) -> dict[str, Any]:
+        if any("prompt" not in answer for answer in answers):
+            return {}
+        prompt, answer = (sum(one[name] for one in answers) for name in ("prompt", "answer"))
+        price = prices.answers(self.base, kind, prompt, answer)
+        return {"prompt_tokens": prompt, "answer_tokens": answer} | ({} if price is None else {"price_usd": price})
 
     def _request(self, conversation: Conversation, model: str, max_new_tokens: int) -> dict[str, Any]:
         messages = [msgspec.to_builtins(message) for message in conversation.prompt]
@@ -83,12 +89,8 @@ class HostedPair:
         choice, usage = done.choices[0], done.usage
         calls = choice.message.tool_calls
         text = choice.message.content or (json.dumps([call.to_dict() for call in calls]) if calls else "")
-        return {
-            "text": text.strip(),
-            "cut": choice.finish_reason == "length",
-            "prompt": usage.prompt_tokens if usage else 0,
-            "answer": usage.completion_tokens if usage else 0,
-        }
+        tokens = {"prompt": usage.prompt_tokens, "answer": usage.completion_tokens} if usage else {}
+        return {"text": text.strip(), "cut": choice.finish_reason == "length", **tokens}
 
 
 class Kept:

@@ -64,27 +64,29 @@ def _faults(conversation: Conversation, length: int, chat: HostedChat) -> Iterat
         yield "the last message is not the assistant's"
     if not any(message.role == "assistant" and message.weight != 0 for message in messages):
         yield "no assistant message has weight 1, so nothing is learned"
-    tools = {_function(tool).get("name") for tool in conversation.tools or []}
+    tools = {_text(_function(tool).get("name")) for tool in conversation.tools or []}
     if None in tools:
         yield 'a tool is not of the form {"type": "function", "function": {"name": ...}}'
     calls: set[Any] = set()
     for number, message in enumerate(messages, 1):
         for fault in _message_faults(message, tools, calls, chat):
             yield f"message {number} ({message.role}): {fault}"
-        calls |= {call.get("id") for call in message.tool_calls or [] if isinstance(call, dict)}
+        calls |= {_text(call.get("id")) for call in message.tool_calls or [] if isinstance(call, dict)}
 
 
 def _message_faults(message: Message, tools: set[Any], calls: set[Any], chat: HostedChat) -> Iterator[str]:
     if message.weight is not None and message.role != "assistant":
         yield "only assistant messages have a weight"
+    if message.content is None and not message.tool_calls:
+        yield "it has neither content nor tool calls"
     if any(token in message.text for token in chat.special_tokens):
         yield "the text holds one of the model's special tokens"
     if message.role == "tool" and message.tool_call_id not in calls:
         yield f"tool_call_id {message.tool_call_id!r} answers no call before it"
     for call in message.tool_calls or []:
         function = _function(call)
-        if not isinstance(function.get("arguments"), str) or not isinstance(call.get("id"), str):
-            yield "a tool call needs an id, and a function with name and arguments as text"
+        if None in map(_text, (function.get("name"), function.get("arguments"), call.get("id"))):
+            yield "a tool call needs an id, and a function with name and arguments, all of them text"
         elif function.get("name") not in tools:
             yield f"the tool {function.get('name')!r} is called, but is not among the record's tools"
 
@@ -93,3 +95,7 @@ def _function(tool: Any) -> dict[str, Any]:
     """The function of a tool or of a call to one; empty where it has another form."""
     function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
     return function if isinstance(function, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

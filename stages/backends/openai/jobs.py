@@ -6,6 +6,7 @@ job's metadata; and in the name of the training file. Any of them leads back to 
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ _STATUSES = ("validating_files", "queued", "running", "succeeded", *_ENDED_BADLY
 _LAST_EVENTS = 5
 # A list may lag behind what was just created: how often and how long apart it is read before it is believed.
 _LOOKS, _LOOK_SECONDS = 4, 2.0
+# How long after a job was asked for and the answer was lost, no list that lacks it is believed. No service says how far
+# its list may lag; a minute was never seen, and waiting costs nothing, where a second job would be paid.
+_SETTLE_SECONDS = 300.0
 _UPLOAD_TRIES = 3
 _LOCK_SECONDS = 300
 
@@ -80,6 +84,10 @@ class Order:
         """The state file: which files and job belong to the order."""
         return files.state_dir("openai") / f"{self.fingerprint}.json"
 
+    def saved(self) -> dict[str, Any]:
+        """What the state file says: the `job`, or when one was `asked` for whose outcome is not known."""
+        return dict(json.loads(self.state.read_text(encoding="utf-8"))) if self.state.exists() else {}
+
 
 def find_or_create(client: openai.OpenAI, order: Order, before: Callable[[], None]) -> FineTuningJob:
     """The order's job: the one that there is, or else a new one, for which `before` is asked first.
@@ -88,8 +96,7 @@ def find_or_create(client: openai.OpenAI, order: Order, before: Callable[[], Non
         UserError: the endpoint cannot be asked, refuses, or leaves open whether it created a job.
     """
     with _alone(order), in_words(order.endpoint):
-        # A state without a job is the mark of a run that ended while it asked for one.
-        job = find(client, order, looks=_LOOKS if order.state.exists() else 1)
+        job = find(client, order) or _await_lost(client, order)
         if job is None:
             before()
             job = _first(client, order, _create(client, order))
@@ -110,10 +117,24 @@ def _alone(order: Order) -> Iterator[None]:
         raise UserError("another run is creating this very job; wait for it, then run again") from None
 
 
+def _await_lost(client: openai.OpenAI, order: Order) -> FineTuningJob | None:
+    """The job that a former run asked for without learning its outcome, looked for until the lists must have it."""
+    asked = order.saved().get("asked")
+    if asked is None:
+        return None
+    # A clock that was set back must not make the wait longer.
+    left = min(_SETTLE_SECONDS, asked + _SETTLE_SECONDS - time.time())
+    if left > 0:
+        notice(
+            f"openai: a former run asked for this job and never learned the outcome; looking for it for another"
+            f" {left:.0f} s before one is created"
+        )
+    return find(client, order, looks=max(_LOOKS, math.ceil(left / _LOOK_SECONDS)))
+
+
 def find(client: openai.OpenAI, order: Order, looks: int = 1) -> FineTuningJob | None:
     """The order's job by state file, metadata or training file: one that succeeded, else one that runs, else any."""
-    saved = json.loads(order.state.read_text(encoding="utf-8")).get("job") if order.state.exists() else None
-    if saved:
+    if saved := order.saved().get("job"):
         try:
             return client.fine_tuning.jobs.retrieve(saved)
         except openai.NotFoundError:
@@ -147,7 +168,7 @@ def _by_training_file(client: openai.OpenAI, order: Order) -> Iterator[FineTunin
 def _create(client: openai.OpenAI, order: Order) -> FineTuningJob:
     """Upload the splits and ask for the job, once. Whether it was created after a lost answer, the endpoint tells."""
     uploaded = {split: _upload(client, order, split) for split in order.contents}
-    files.write_json(order.state, {"job": None, "files": uploaded})
+    files.write_json(order.state, {"job": None, "asked": time.time(), "files": uploaded})
     try:
         # The SDK would send the request again after a lost answer, and create a second job.
         job = client.with_options(max_retries=0).fine_tuning.jobs.create(
@@ -159,6 +180,12 @@ def _create(client: openai.OpenAI, order: Order) -> FineTuningJob:
             suffix=order.suffix or openai.omit,
             metadata={_METADATA_KEY: order.fingerprint},
         )
+    except KeyboardInterrupt:
+        notice(
+            "openai: the job was being asked for, so it may run. Run again to find it, or look for the metadata"
+            f" {_METADATA_KEY}={order.fingerprint} in: {_curl(order, '')}"
+        )
+        raise
     except openai.OpenAIError as error:
         if not reached(error):
             order.state.unlink()
@@ -178,7 +205,8 @@ def _after_lost_answer(client: openai.OpenAI, order: Order, error: openai.OpenAI
         raise UserError(
             f"outcome unknown: {describe(error, order.endpoint)}, after the job was asked for\n"
             f"the endpoint lists no job with the metadata {_METADATA_KEY}={order.fingerprint} so far\n"
-            "run again: it looks for that job first, and creates one only when there is still none"
+            f"run again: it looks for that job first, and creates one only when there is still none after"
+            f" {_SETTLE_SECONDS / 60:g} minutes"
         ) from error
     notice(f"openai: it was, as {job.id}")
     return job
@@ -220,7 +248,8 @@ def follow(client: openai.OpenAI, order: Order, job: FineTuningJob, hours: float
         UserError: it failed or was cancelled; the time is over; or the endpoint does not answer any more.
         KeyboardInterrupt: Ctrl-C; the job goes on, and a line says how to come back or to cancel.
     """
-    come_back = f"job {job.id} goes on; run again to come back to it, or cancel it: {_cancel_command(order, job)}"
+    cancel = _curl(order, f"/{job.id}/cancel", "-X POST ")
+    come_back = f"job {job.id} goes on; run again to come back to it, or cancel it: {cancel}"
     deadline = time.monotonic() + hours * 3600
     told = _Once()
     try:
@@ -290,8 +319,8 @@ def _until(events: Any, is_old: Callable[[FineTuningJobEvent], bool]) -> Iterato
         yield event
 
 
-def _cancel_command(order: Order, job: FineTuningJob) -> str:
-    return f'curl -X POST {order.endpoint}/fine_tuning/jobs/{job.id}/cancel -H "Authorization: Bearer $OPENAI_API_KEY"'
+def _curl(order: Order, path: str, method: str = "") -> str:
+    return f'curl {method}{order.endpoint}/fine_tuning/jobs{path} -H "Authorization: Bearer $OPENAI_API_KEY"'
 
 
 def _bad_end(job: FineTuningJob, messages: list[str]) -> str:

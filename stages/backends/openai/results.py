@@ -17,9 +17,17 @@ Row = dict[str, Any]
 def curves(client: openai.OpenAI, job: FineTuningJob) -> list[Row]:
     """For each step `step`, `epoch`, `train_loss`, and `validation_loss` where it was measured.
 
-    They come from the job's result file; where a service gives none that can be read, from its events.
+    They come from the job's result file; where a service gives none that can be read, from its events. A loss over the
+    whole validation split, which stands in events alone, takes the place of those over single batches.
     """
-    rows = [row for file in job.result_files for row in _from_file(client, file)] or _from_events(client, job)
+    measured = _measured(client, job)
+    rows = [row for file in job.result_files for row in _from_file(client, file)]
+    rows = rows or sorted((_row(one) for one in measured), key=lambda row: int(row["step"]))
+    whole = {int(one["step"]): one["full_valid_loss"] for one in measured if one.get("full_valid_loss") is not None}
+    for row in rows if whole else []:
+        row.pop("validation_loss", None)
+        if row["step"] in whole:
+            row["validation_loss"] = round(float(whole[row["step"]]), 4)
     if not rows:
         notice(f"openai: {job.id} has no curves; the model is there all the same")
     epochs = job.hyperparameters.n_epochs if job.hyperparameters else None
@@ -48,10 +56,10 @@ def _decoded(content: bytes) -> str:
     return content.decode("utf-8")
 
 
-def _from_events(client: openai.OpenAI, job: FineTuningJob) -> list[Row]:
+def _measured(client: openai.OpenAI, job: FineTuningJob) -> list[dict[str, Any]]:
+    """What the job's events tell of its steps."""
     events = client.fine_tuning.jobs.list_events(job.id, limit=100)
-    data = [event.data for event in events if event.type == "metrics" and isinstance(event.data, dict)]
-    return sorted((_row(one) for one in data), key=lambda row: int(row["step"]))
+    return [event.data for event in events if event.type == "metrics" and isinstance(event.data, dict)]
 
 
 def _row(cells: dict[str, Any]) -> Row:

