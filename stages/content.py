@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ftfy.badness import BADNESS_RE
-from phonenumbers import PhoneNumberMatcher
+from phonenumbers import Leniency, PhoneNumberMatcher
 from stdnum import luhn
 
 from stages.conversations import Conversation, Message
@@ -24,10 +24,15 @@ _MASK = "•••"
 
 # Every repetition is bounded, so that no text, however long, makes a search take more than linear time.
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}")
-_DIGITS = re.compile(r"\+?\d(?:[ ./()-]{0,3}\d){6,18}")
+_DIGITS = re.compile(r"[+(]{0,2}\d(?:[ ./()-]{0,3}\d){6,18}")
+# Without a country's code a number only counts in a form that people write: (212) 555-0123, 020 7946 0958.
+_NATIONAL = re.compile(r"\(\d{2,5}\)|0\d{1,4}[ -]|\d{3}[-. ]\d{3}[-. ]\d{4}$")
+_DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{2,4}\b")
+# Whose numbers those may be.
+_REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "AU", "IN", "JP", "BR")
 _CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
 _KEY = re.compile(
-    r"\b(?:sk-[\w-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{36,}|hf_\w{30,}|xox[abprs]-[\w-]{10,}|AIza[\w-]{35})\b"
+    r"\b(?:sk-[\w-]{20,}|(?:AKIA|ASIA)[0-9A-Z]{16}|gh[pousr]_\w{36,}|hf_\w{30,}|glpat-[\w-]{20,}|[sr]k_(?:live|test)_\w{16,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}|xox[abprs]-[\w-]{10,}|AIza[\w-]{35})\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -49,6 +54,11 @@ def _phone(text: str) -> Span | None:
     for digits in itertools.islice(_DIGITS.finditer(text), _CANDIDATES):
         for match in PhoneNumberMatcher(digits[0], None):
             return digits.start() + match.start, digits.start() + match.end
+        # Grouped as in its country, or else dates and booking codes would be among them.
+        national = _NATIONAL.match(digits[0]) and not _DATE.match(digits[0])
+        for region in _REGIONS if national else ():
+            for match in PhoneNumberMatcher(digits[0], region, Leniency.STRICT_GROUPING):
+                return digits.start() + match.start, digits.start() + match.end
     return None
 
 
@@ -98,14 +108,15 @@ class Inspector:
                 continue
             for number, message in enumerate(messages, 1):
                 if span := find(message.text):
-                    yield name, _place(number, message) + snippet(message.text, span, secret=name in SECRETS)
+                    yield name, place(number, message) + snippet(message.text, span, secret=name in SECRETS)
                     break
         if messages and not messages[-1].tool_calls and not finished(messages[-1].text):
             end = len(messages[-1].text.rstrip())
-            yield "unfinished", _place(len(messages), messages[-1]) + snippet(messages[-1].text, (end, end))
+            yield "unfinished", place(len(messages), messages[-1]) + snippet(messages[-1].text, (end, end))
 
 
-def _place(number: int, message: Message) -> str:
+def place(number: int, message: Message) -> str:
+    """Where a finding is; messages are counted from 1."""
     return f"message {number} ({message.role}): "
 
 

@@ -1,7 +1,7 @@
 """Rows of a source file, whatever holds them: CSV, JSON, JSON Lines or Parquet, gzipped or not.
 
 What the file is shows in its first bytes; a declaration (`data.sources.*.container`) that they contradict is refused.
-Memory is bounded by one record, but for a JSON array, which is one document.
+Memory is bounded by one record, but for a JSON array, which is one document of limited size.
 """
 
 import codecs
@@ -34,9 +34,13 @@ _CP1250_LANGUAGES = {"bs", "cs", "hr", "hu", "pl", "ro", "sk", "sl", "sq"}
 _BINARY = "a binary file"
 _BLOCK = 1 << 20
 _DELIMITERS = ",;\t|"
-_BATCH = 1_000
+_BATCH = 64
+# Longest JSON array, in bytes: it is one document, and held whole.
+_ARRAY_LIMIT = 64_000_000
 _DAMAGE = (OSError, EOFError, zlib.error)
-_UTF8_MARK = b"\xef\xbb\xbf"
+# Takes a byte order mark off where there is one.
+_UTF8, _UTF8_MARK = "utf-8-sig", b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 # What a row holds: cells of a CSV, the bytes of a JSON record, or a decoded record.
@@ -54,16 +58,20 @@ def rows(path: Path, source: Source, limit: int) -> Iterator[tuple[int, Content]
     with _unpacked(path, limit) as file:
         try:
             head = file.peek(_HEAD)[:_HEAD]
-            container = _container(head)
+            container = _container(head, source.encoding)
             if source.container not in (None, container):
                 raise UserError(
                     f"{path} is declared as {source.container}, and is {container}; mend data.sources.*.container or"
                     " leave it null"
                 )
-            if container == "csv":
-                found = _csv(file, head, _encoding(path, head, source, limit), source)
+            if container == "parquet":
+                found = _parquet(file, path, limit)
             else:
-                found = {"json": _json, "jsonl": _jsonl, "parquet": _parquet}[container](file)
+                encoding = _encoding(path, head, source, limit)
+                if container == "csv":
+                    found = _csv(file, head, encoding, source)
+                else:
+                    found = {"json": _json, "jsonl": _jsonl}[container](_in_utf8(file, encoding, source))
             empty = True
             for row in found:
                 empty = False
@@ -101,16 +109,71 @@ class _Limited(io.RawIOBase):
         return len(data)
 
 
-def _container(head: bytes) -> str:
+def container(path: Path, source: Source, limit: int) -> str:
+    """What the file is: csv, json, jsonl or parquet."""
+    with _unpacked(path, limit) as file:
+        return _container(file.peek(_HEAD)[:_HEAD], source.encoding)
+
+
+def _container(head: bytes, encoding: str | None) -> str:
     if head.startswith(b"PAR1"):
         return "parquet"
-    start = head.removeprefix(_UTF8_MARK).lstrip()
-    if start.startswith(b"{"):
+    start = _beginning(head, encoding).lstrip()
+    if start.startswith("{"):
         # A CSV of unquoted JSON does not exist: its commas would make columns.
         return "jsonl"
-    if start.startswith(b"["):
+    if start.startswith("["):
         return "json"
     return "csv"
+
+
+def _beginning(head: bytes, encoding: str | None) -> str:
+    if head.startswith(_UTF16_MARKS):
+        return head.decode("utf-16", "ignore")
+    try:
+        return head.decode(encoding or "utf-8", "ignore").removeprefix("\ufeff")
+    except LookupError:
+        return head.decode("utf-8", "ignore")
+
+
+def _in_utf8(file: Any, encoding: str, source: Source) -> Any:
+    # What nobody declared was looked through already; a declaration may be wrong.
+    sure = encoding == _UTF8 and source.encoding is None
+    return file if sure else io.BufferedReader(_Recoded(file, encoding), _HEAD)
+
+
+class _Recoded(io.RawIOBase):
+    """A stream of text in some encoding, given as UTF-8."""
+
+    def __init__(self, inner: Any, encoding: str) -> None:
+        self._inner, self._encoding = inner, encoding
+        self._decoder, self._left = codecs.getincrementaldecoder(encoding)(), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            block = self._inner.read(_HEAD)
+            try:
+                self._left = self._decoder.decode(block, final=not block).encode()
+            except UnicodeError as error:
+                raise _not_in(self._encoding, block, error) from None
+            if not block:
+                break
+        count = min(len(buffer), len(self._left))
+        buffer[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+
+def _not_in(encoding: str, head: bytes, error: UnicodeError, place: str = "") -> UserError:
+    reason, sample = str(error), head
+    if isinstance(error, UnicodeDecodeError):
+        reason, sample = error.reason, head + error.object[max(0, error.start - 1000) : error.start + 1000]
+    return UserError(
+        f"the source is not {encoding}: {reason}{place}; it looks like {_guess(sample)}: mend data.sources.*.encoding, or"
+        " save it as UTF-8"
+    )
 
 
 def _csv(file: Any, head: bytes, encoding: str, source: Source) -> Iterator[tuple[int, Content]]:
@@ -122,24 +185,20 @@ def _csv(file: Any, head: bytes, encoding: str, source: Source) -> Iterator[tupl
             if len(cells) > _COLUMN_LIMIT:
                 raise UserError(f"row {number} has {len(cells):,} columns; this is no table of conversations")
             yield number, cells
-    except UnicodeDecodeError as error:
-        found = _guess(head + error.object[max(0, error.start - 1000) : error.start + 1000])
-        raise UserError(
-            f"the source is not {encoding}: {error.reason} near line {reader.line_num + 1}; it looks like {found}: mend"
-            " data.sources.*.encoding, or save it as UTF-8"
-        ) from None
+    except UnicodeError as error:
+        raise _not_in(encoding, head, error, f" near line {reader.line_num + 1}") from None
     except csv.Error as error:
         raise UserError(f"line {reader.line_num} of the source: {error}; check the quotes of this record") from None
 
 
 def _encoding(path: Path, head: bytes, source: Source, limit: int) -> str:
-    """The encoding of a CSV: as declared, or else UTF-8, UTF-16 by its byte order mark, or a guess.
+    """The encoding of text: as declared, or else UTF-8, UTF-16 by its byte order mark, or a guess.
 
     Raises:
         UserError: the declared encoding is unknown, or the file is UTF-8 all the same; or there is no guess.
     """
     declared = source.encoding
-    if declared is None and head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if declared is None and head.startswith(_UTF16_MARKS):
         return "utf-16"
     try:
         name = codecs.lookup(declared or "utf-8").name
@@ -153,8 +212,7 @@ def _encoding(path: Path, head: bytes, source: Source, limit: int) -> str:
             raise UserError(f"{path} is {_BINARY}; expected CSV, JSON, JSON Lines or Parquet")
         if guess:
             notice(f"{path} is not UTF-8 and is read as {guess}; data.sources.*.encoding declares another")
-        # utf-8-sig takes a byte order mark off where there is one.
-        return guess or "utf-8-sig"
+        return guess or _UTF8
     if fault is None and not ascii_only:
         raise UserError(f"{path} is declared as {declared}, and is utf-8; mend data.sources.*.encoding")
     return name
@@ -211,7 +269,12 @@ def _jsonl(file: BinaryIO) -> Iterator[tuple[int, Content]]:
 
 def _json(file: Any) -> Iterator[tuple[int, Content]]:
     """A JSON array is one document, and is read whole; JSON Lines streams."""
-    data = file.read().removeprefix(_UTF8_MARK)
+    data = file.read(_ARRAY_LIMIT + 1).removeprefix(_UTF8_MARK)
+    if len(data) > _ARRAY_LIMIT:
+        raise UserError(
+            f"the source is one JSON array of more than {_ARRAY_LIMIT / 1e6:g} MB, and would have to be held in memory;"
+            " write one record a line, as `jq -c '.[]'` does"
+        )
     try:
         yield from enumerate(map(bytes, msgspec.json.decode(data, type=list[msgspec.Raw])), 1)
     except RecursionError:
@@ -220,15 +283,33 @@ def _json(file: Any) -> Iterator[tuple[int, Content]]:
         raise UserError(f"the source is not a JSON array: {error}; mend it, or write one record a line") from None
 
 
-def _parquet(file: Any) -> Iterator[tuple[int, Content]]:
+def _parquet(file: Any, path: Path, limit: int) -> Iterator[tuple[int, Content]]:
     # Parquet is read from its end, so what is gzipped has to be unpacked by its owner.
     if not file.seekable():
         raise UserError("a Parquet file must not be gzipped; unpack it first (it is compressed inside)")
     try:
+        parquet = pq.ParquetFile(file)
+        groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
+        if sum(group.total_byte_size for group in groups) > limit:
+            raise UserError(f"{path} unpacks to more than data.max_mb allows ({limit / 1e6:g} MB)")
         number = 0
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH):
+        for batch in parquet.iter_batches(_BATCH):
+            _refuse_long(batch, number)
             for value in batch.to_pylist():
                 number += 1
                 yield number, value
     except pa.ArrowException as error:
         raise UserError(f"the source is a damaged Parquet file: {error}; get it again") from None
+
+
+def _refuse_long(batch: pa.RecordBatch, before: int) -> None:
+    """Stop at a record beyond the limit; `before` is the number of rows before the batch."""
+    if batch.nbytes <= RECORD_LIMIT:
+        return
+    for row in range(batch.num_rows):
+        sizes = {
+            name: column.slice(row, 1).nbytes for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+        if sum(sizes.values()) > RECORD_LIMIT:
+            longest = max(sizes, key=lambda name: sizes[name])
+            raise UserError(f"row {before + row + 1} of the source has more than {RECORD_LIMIT:,} bytes in '{longest}'")

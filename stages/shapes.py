@@ -1,7 +1,9 @@
 """From a source's record to a conversation, for each `format` that a source can have. Nothing is repaired."""
 
+import itertools
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple
 
@@ -42,6 +44,13 @@ class _ShareGPT(msgspec.Struct, forbid_unknown_fields=True):
     system: str | None = None
 
 
+# By what names of keys or columns a format is known.
+_MARKS = {
+    "messages": ["messages"],
+    "sharegpt": ["conversations"],
+    "alpaca": ["instruction", "output"],
+    "prompt_completion": ["prompt", "completion"],
+}
 _SPEAKERS: dict[str, Role] = {
     "system": "system",
     "human": "user",
@@ -55,9 +64,35 @@ def read(rows: Iterator[tuple[int, Content]], source: params.Source) -> Iterator
     """A record for each row; a header is none.
 
     Raises:
-        UserError: a column that the format or the label needs is missing.
+        UserError: a column that the format or the label needs is missing, or the first rows are of another format.
     """
-    return (_records if source.format in ("messages", "sharegpt") else _fields)(rows, source)
+    first = list(itertools.islice(rows, 2))
+    _refuse_other_format([content for _, content in first], source.format)
+    return (_records if source.format in ("messages", "sharegpt") else _fields)(itertools.chain(first, rows), source)
+
+
+def _refuse_other_format(contents: list[Content], declared: str) -> None:
+    found = {look for content in contents if (look := _looks_like(content))}
+    if declared != "columns" and found and declared not in found:
+        raise UserError(
+            f"the source is declared as format: {declared}, and its first record looks like {found.pop()}; mend"
+            " data.sources.*.format"
+        )
+
+
+def _looks_like(content: Content) -> str | None:
+    """The format that a header or a record has by its names, where they tell."""
+    if isinstance(content, list) and len(content) > 1:
+        return _format_of(content)
+    try:
+        record = _decoded(content[0] if isinstance(content, list) else content, dict[str, Any])
+    except (msgspec.DecodeError, UnicodeError, RecursionError, TypeError, IndexError):
+        return None
+    return _format_of(record)
+
+
+def _format_of(names: Container[str]) -> str | None:
+    return next((form for form, keys in _MARKS.items() if all(key in names for key in keys)), None)
 
 
 def _records(rows: Iterator[tuple[int, Content]], source: params.Source) -> Iterator[Record]:
@@ -148,7 +183,17 @@ def _labelled(kind: Any, label: str) -> Any:
 def _decoded(content: Any, kind: Any) -> Any:
     # A value that is decoded already goes through JSON once more: it may hold what JSON refuses.
     record = content if isinstance(content, str | bytes) else msgspec.json.encode(content)
-    return msgspec.json.decode(record, type=kind)
+    value = msgspec.json.decode(record, type=kind)
+    # msgspec keeps the last of equal keys; what the others said would be lost without a trace.
+    json.loads(record, object_pairs_hook=_without_repetition)
+    return value
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise msgspec.ValidationError(f"The key `{twice}` stands more than once in one object")
 
 
 def _columns(source: params.Source) -> dict[str, Any]:
@@ -163,6 +208,12 @@ def _columns(source: params.Source) -> dict[str, Any]:
     if columns.system_prompt:
         return {"constant": columns.system_prompt, **named}
     return {"system": [columns.system], **named} if columns.system else named
+
+
+def columns(source: params.Source) -> dict[str, str]:
+    """For each role the source's column, where it is one."""
+    named = {role: names for role, names in _columns(source).items() if role != "constant"}
+    return {role: " and ".join(name.removesuffix("?") for name in names) for role, names in named.items()}
 
 
 def _fields(rows: Iterator[tuple[int, Content]], source: params.Source) -> Iterator[Record]:
@@ -191,8 +242,10 @@ def _names(wanted: dict[str, Any], source: params.Source) -> list[str]:
 def _require(header: list[str], names: list[str]) -> None:
     for name in names:
         if name not in header:
+            look = _format_of(header)
+            hint = f"; it looks like format: {look}" if look else ""
             raise UserError(
-                f"the source has no column '{name}'; its columns are: {', '.join(header)}; mend data.sources.*"
+                f"the source has no column '{name}'; its columns are: {', '.join(header)}{hint}; mend data.sources.*"
             )
 
 

@@ -8,12 +8,14 @@ import pyarrow as pa
 
 from stages import conversations, language
 from stages.backends import Reader
-from stages.content import NAMES, Inspector
+from stages.content import NAMES, Inspector, place, snippet
 from stages.conversations import Conversation, Message
 from stages.neighbours import SKETCH_BYTES, sketch
 from stages.shapes import Record
 
 _SPEAKERS = {"user", "assistant"}
+# Characters of a response that is shown whole.
+_SHOWN_WHOLE = 20
 
 SCHEMA = pa.schema(
     [
@@ -23,11 +25,9 @@ SCHEMA = pa.schema(
         ("n_empty", pa.int64()),  # messages with nothing but white space
         ("n_tokens", pa.int64()),  # as the base model reads the conversation
         ("n_over", pa.int64()),  # tokens beyond what the base model can read
-        ("n_response", pa.int64()),  # characters of the response
-        (
-            "label",
-            pa.string(),
-        ),  # the slice that it belongs to; empty where the record has none, null where none is asked
+        ("n_response", pa.int64()),  # tokens of the response
+        # the slice that it belongs to; empty where the record has none, null where none is asked
+        ("label", pa.string()),
         ("prompt_hash", pa.string()),
         ("sketch", pa.binary(SKETCH_BYTES)),  # of the prompt's set of 4-grams, to find nearly equal prompts
         ("response_hash", pa.string()),
@@ -50,24 +50,26 @@ class Signaller:
 
     def rows(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """One row for each record."""
-        tokens = iter(self._reader.counts([one.conversation for one in records if one.conversation is not None]))
+        read = [one.conversation for one in records if one.conversation is not None]
+        tokens = iter(self._reader.counts(read))
+        responses = iter(self._reader.lengths([_said(one.messages[-1]) if one.messages else "" for one in read]))
         return [
             {"row": one.row, "error": one.error, "faults": {"error": one.snippet}}
             if one.conversation is None
-            else {"row": one.row, "label": one.label, **self._signals(one.conversation, next(tokens))}
+            else {"row": one.row, "label": one.label, **self._signals(one.conversation, next(tokens), next(responses))}
             for one in records
         ]
 
-    def _signals(self, conversation: Conversation, tokens: int) -> dict[str, Any]:
+    def _signals(self, conversation: Conversation, tokens: int, response: int) -> dict[str, Any]:
         messages = conversation.messages
-        faults = self._inspector.faults(conversation)
+        faults = self._inspector.faults(conversation) | _short(messages) | _empty(messages)
         system = [message.text for message in messages if message.role == "system"]
         return {
             "roles": "".join(message.role[0] for message in messages),
-            "n_empty": sum(not (message.text.strip() or message.tool_calls) for message in messages),
+            "n_empty": sum(not _said(message) for message in messages),
             "n_tokens": tokens,
             "n_over": max(0, tokens - self._context),
-            "n_response": _length(messages[-1]) if messages else 0,
+            "n_response": response,
             "prompt_hash": _hash(conversation.prompt_key),
             "sketch": sketch(conversation.prompt_key),
             "response_hash": _hash(repr(messages[-1]) if messages else ""),
@@ -79,9 +81,23 @@ class Signaller:
         }
 
 
-def _length(message: Message) -> int:
-    """Characters that the message says, or calls tools with."""
-    return len(message.text.strip()) or len(str(message.tool_calls or ""))
+def _said(message: Message) -> str:
+    """What the message says, or calls tools with."""
+    return message.text.strip() or str(message.tool_calls or "")
+
+
+def _short(messages: Sequence[Message]) -> dict[str, str]:
+    """The response where it is short enough to be shown whole, for the rule that finds it too short."""
+    if not messages or len(messages[-1].text) > _SHOWN_WHOLE:
+        return {}
+    return {"n_response": place(len(messages), messages[-1]) + snippet(messages[-1].text, (0, len(messages[-1].text)))}
+
+
+def _empty(messages: Sequence[Message]) -> dict[str, str]:
+    for number, message in enumerate(messages, 1):
+        if not _said(message):
+            return {"n_empty": place(number, message) + snippet(message.text, (0, len(message.text)))}
+    return {}
 
 
 def _hash(text: str) -> str:

@@ -6,9 +6,10 @@ fails: `reports/validation.json`, Great Expectations' own page in `reports/valid
 """
 
 import csv
+import difflib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import yaml
 
-from stages import files, neighbours, params, reading
+from stages import files, neighbours, params, reading, shapes
 from stages.command import UserError, notice, run
 from stages.paths import QUARANTINE, RAW, SIGNALS, SUITE, VALIDATION, VALIDATION_PAGE
 from stages.signals import SCHEMA
@@ -27,6 +28,8 @@ _ROWS_NAMED = 5
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _KEYS = {"type", "kwargs", "severity", "advice"}
 _CRITICAL = "critical"
+_WORDS = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
+_ROLE = re.compile(r"message \d+ \((\w+)\)")
 _COMPARED = {"system": "system_hash", "language": "language"}
 
 Rule = dict[str, Any]
@@ -36,20 +39,30 @@ Finding = dict[str, Any]
 def main() -> None:
     knobs = params.load()
     signals = compared(*read_signals(SIGNALS))
-    rules = read_suite(SUITE)
+    rules, faults = read_suite(SUITE)
     result = check(signals, rules)
-    found = findings(result, rules, signals)
+    found = [*faults, *findings(result, rules, signals)]
     critical = [finding for finding in found if finding["severity"] == _CRITICAL]
     rows = sorted({row for finding in critical for row in finding["rows"]}) if knobs.gate.quarantines else []
     files.write_json(VALIDATION, report(found, len(signals), len(rules), len(rows)))
     _write_page(result)
     _write_quarantine(rows, critical, knobs.data)
-    told = {finding["rule"]: lines for finding, lines in zip(found, describe(found, signals), strict=True)}
+    described = describe(found, signals, _columns(knobs.data))
+    told = {finding["rule"]: lines for finding, lines in zip(found, described, strict=True)}
     for finding in found:
         if finding["severity"] != _CRITICAL:
             notice("\n  ".join(told[finding["rule"]]))
     _stop_or_go_on(critical, told, len(rows), len(signals), knobs.gate)
     notice(f"validated {len(signals)} rows against {len(rules)} rules: {len(found)} findings, {len(rows)} quarantined")
+
+
+def _columns(data: params.Data) -> dict[str, str]:
+    """The source's column of each role; for records in cells of a CSV, that of all roles, as a spreadsheet names it."""
+    source = data.chosen
+    if source.format not in ("messages", "sharegpt"):
+        return shapes.columns(source)
+    alone = source.label is None and reading.container(RAW, source, data.max_bytes) == "csv"
+    return {"": "A"} if alone else {}
 
 
 def read_signals(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
@@ -85,35 +98,59 @@ def _differs(column: pd.Series) -> pd.Series:
     return (column != common.iloc[0]).astype("Int64").where(column.notna()) if len(common) else column
 
 
-def read_suite(path: Path) -> dict[str, Rule]:
-    """The suite's rules by name, each checked against what Great Expectations knows.
+def read_suite(path: Path) -> tuple[dict[str, Rule], list[Finding]]:
+    """The suite's rules by name, and a critical finding for each that Great Expectations would not take.
 
     Raises:
-        UserError: the file holds no rules, or a rule's keys, type or severity are wrong.
+        UserError: the file holds no rules.
     """
-    from great_expectations.core.metric_domain_types import MetricDomainTypes  # noqa: F401  (loads the registry)
-    from great_expectations.expectations.metadata_types import FailureSeverity
-    from great_expectations.expectations.registry import get_expectation_impl
-
     try:
         rules = params.read_yaml(path)
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(rules, dict) or not rules:
         raise UserError(f"{path} must hold rules by name; an empty suite would let everything pass")
+    faults = {name: fault for name, rule in rules.items() if (fault := _fault(rule))}
+    right = {name: rule for name, rule in rules.items() if name not in faults}
+    if not any(rule["severity"] == _CRITICAL and rule["kwargs"] == {"column": "error"} for rule in right.values()):
+        missing = "a critical rule that column error is null is missing; the other rules skip such rows"
+        faults.setdefault("parses", missing)
+    return right, [_broken(name, fault) for name, fault in faults.items()]
+
+
+def _broken(name: str, fault: str) -> Finding:
+    advice = f"mend this rule in {SUITE}; nothing passes while it cannot be asked"
+    return {"rule": name, "severity": _CRITICAL, "column": None, "rows": [], "reason": fault, "advice": advice}
+
+
+def _fault(rule: Any) -> str | None:
+    """Why the rule cannot be asked, with the nearest known name."""
+    from great_expectations.core.metric_domain_types import MetricDomainTypes  # noqa: F401  (loads the registry)
+    from great_expectations.expectations.metadata_types import FailureSeverity
+    from great_expectations.expectations.registry import list_registered_expectation_implementations
+
+    if not isinstance(rule, dict) or set(rule) != _KEYS:
+        return f"expected the keys {', '.join(sorted(_KEYS))}"
     severities = [severity.value for severity in FailureSeverity]
-    for name, rule in rules.items():
-        if not isinstance(rule, dict) or set(rule) != _KEYS:
-            raise UserError(f"{path}, '{name}': expected the keys {', '.join(sorted(_KEYS))}")
-        if rule["severity"] not in severities:
-            raise UserError(f"{path}, '{name}': severity '{rule['severity']}'; expected {', '.join(severities)}")
-        try:
-            get_expectation_impl(rule["type"])
-        except Exception:
-            raise UserError(f"{path}, '{name}': Great Expectations knows no '{rule['type']}'") from None
-    if not any(rule["severity"] == _CRITICAL and rule["kwargs"] == {"column": "error"} for rule in rules.values()):
-        raise UserError(f"{path}: a critical rule that column error is null is missing; the other rules skip such rows")
-    return rules
+    if rule["severity"] not in severities:
+        return f"severity '{rule['severity']}'{_nearest(rule['severity'], severities)}"
+    known = list_registered_expectation_implementations()
+    if rule["type"] not in known:
+        return f"Great Expectations knows no '{rule['type']}'{_nearest(rule['type'], known)}"
+    columns = [*SCHEMA.names, "n_responses", "n_near", *(f"other_{name}" for name in _COMPARED)]
+    column = rule["kwargs"].get("column") if isinstance(rule["kwargs"], dict) else None
+    if column is not None and column not in columns:
+        return f"the signals have no column '{column}'{_nearest(column, columns)}"
+    try:
+        _expectation("", rule)
+    except Exception as error:
+        return f"Great Expectations refuses its arguments: {' '.join(str(error).split())}"
+    return None
+
+
+def _nearest(name: Any, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; expected one of {', '.join(sorted(known))}"
 
 
 def check(signals: pd.DataFrame, rules: dict[str, Rule]) -> Any:
@@ -137,11 +174,7 @@ def _expectation(name: str, rule: Rule) -> Any:
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     asked = {key: rule[key] for key in ("type", "kwargs", "severity")}
-    try:
-        return ExpectationConfiguration(**asked, meta={"rule": name}).to_domain_obj()
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{SUITE}, '{name}': Great Expectations refuses its arguments: {reason}") from None
+    return ExpectationConfiguration(**asked, meta={"rule": name}).to_domain_obj()
 
 
 def findings(result: Any, rules: dict[str, Rule], signals: pd.DataFrame) -> list[Finding]:
@@ -157,6 +190,7 @@ def _finding(name: str, rule: Rule, result: Any) -> Finding:
         "severity": _CRITICAL if raised else rule["severity"],
         "column": rule["kwargs"].get("column"),
         "rows": sorted(row for entry in result.result.get("unexpected_index_list") or [] for row in entry["row"]),
+        "regex": rule["kwargs"].get("regex"),
         "reason": raised or f"{rule['type']} {rule['kwargs']}",
         "advice": rule["advice"],
     }
@@ -181,12 +215,15 @@ def report(found: list[Finding], rows: int, rules: int, quarantined: int) -> dic
     }
 
 
-def describe(found: list[Finding], signals: pd.DataFrame) -> list[list[str]]:
-    """Lines for a person on each finding: what, how many rows, what to do, and what was seen in the first rows."""
+def describe(found: list[Finding], signals: pd.DataFrame, columns: dict[str, str]) -> list[list[str]]:
+    """Lines for a person on each finding: what, how many rows, what to do, and what was seen in the first rows.
+
+    `columns` names the source's column of each role, or that of all roles under "".
+    """
     examples = [_examples(finding, signals) for finding in found]
     snippets = _read_snippets({row for rows in examples for row in rows})
     return [
-        [_headline(finding, len(signals)), *_seen(finding, rows, signals, snippets)]
+        [_headline(finding, len(signals)), *_seen(finding, rows, signals, snippets, columns)]
         for finding, rows in zip(found, examples, strict=True)
     ]
 
@@ -213,17 +250,55 @@ def _read_snippets(rows: set[int]) -> dict[int, dict[str, str]]:
 
 
 def _seen(
-    finding: Finding, rows: dict[int, int], signals: pd.DataFrame, snippets: dict[int, dict[str, str]]
+    finding: Finding,
+    rows: dict[int, int],
+    signals: pd.DataFrame,
+    snippets: dict[int, dict[str, str]],
+    columns: dict[str, str],
 ) -> Iterator[str]:
     if not rows:
         yield f"  {finding['reason']}"
     column = finding["column"]
     for row, others in rows.items():
+        snippet = snippets[row].get(column)
         if column == "error":
             more = f" (and {others} more rows with this fault)" if others else ""
-            yield f"  row {row}: {signals[column][row]}; saw {snippets[row].get(column)}{more}"
+            what = f"{signals[column][row]}; saw {snippet}{more}"
         else:
-            yield f"  row {row}, {snippets[row].get(column) or f'{column}: {signals[column][row]}'}"
+            what = snippet or _compared_with(column, row, signals) or _marked(finding, signals[column][row])
+        yield f"  row {row}{_cell(what, columns)}: {what}"
+
+
+def _cell(what: str, columns: dict[str, str]) -> str:
+    """The source's column where the finding is, as far as it is one."""
+    role = _ROLE.match(what)
+    name = columns.get(role[1] if role else "", columns.get(""))
+    return f", column {name}" if name else ""
+
+
+def _compared_with(column: str, row: int, signals: pd.DataFrame) -> str | None:
+    """The other row that makes this one a finding."""
+    same = {"conversation_hash": "conversation_hash", "n_responses": "prompt_hash"}.get(column)
+    others = (
+        signals.index[(signals[same] == signals[same][row]) & (signals.index != row)] if same else signals.index[:0]
+    )
+    if len(others):
+        return f"{'the same' if same == column else 'another response to the same prompt'} as in row {others[0]}"
+    if column == "other_language":
+        return f"language {signals['language'][row]}, where most rows have {signals['language'].mode().iloc[0]}"
+    return None
+
+
+def _marked(finding: Finding, value: Any) -> str:
+    """The signal's value; of roles the turns in words, with ‹ › around those that the rule is about."""
+    column = finding["column"]
+    if column != "roles":
+        return f"{column}: ‹{value}›"
+    match = re.search(finding["regex"], value) if finding["regex"] else None
+    start, end = match.span() if match else (len(value), len(value))
+    parts = value[:start], value[start:end], value[end:]
+    before, middle, after = (" ".join(_WORDS[letter] for letter in part) for part in parts)
+    return f"roles: {' '.join(filter(None, [before, f'‹{middle}›', after]))}"
 
 
 def _stop_or_go_on(

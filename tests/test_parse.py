@@ -255,6 +255,68 @@ def test_a_wrong_encoding_names_a_likely_one(declared):
         read(f'"{FRENCH} {FRENCH}"\n'.encode("cp1252") * 50, source(encoding=declared))
 
 
+LINES = "".join(
+    record(("user", f"Où est l'hôtel {n} ?"), ("assistant", "Près du café, à côté.")) + "\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("form", ["lines", "array"])
+def test_json_in_a_declared_encoding(encoding, form):
+    text = LINES if form == "lines" else f"[{LINES.strip().replace(chr(10), ',')}]"
+    assert [one.conversation for one in read(text.encode(encoding), source(encoding=encoding))] == [
+        conversations.decode(line) for line in LINES.splitlines()
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_json_lines_in_another_encoding_are_detected(encoding):
+    assert [one.error for one in read(LINES.encode(encoding))] == [None] * 9
+
+
+@pytest.mark.parametrize("declared, message", [("utf-8", "it looks like cp1252"), ("utf-16", "is not utf-16")])
+def test_json_lines_with_a_wrong_encoding_are_told(declared, message):
+    with pytest.raises(UserError, match=message):
+        read(LINES.encode("cp1252"), source(encoding=declared))
+
+
+def test_utf_8_json_lines_declared_as_another_are_told():
+    with pytest.raises(UserError, match="declared as cp1252, and is utf-8"):
+        read(LINES.encode(), source(encoding="cp1252"))
+
+
+@pytest.mark.parametrize("container", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "right, one",
+    [
+        ("messages", {"messages": [{"role": "user", "content": "a"}]}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "a"}]}),
+        ("alpaca", {"instruction": "a", "input": "", "output": "b"}),
+        ("prompt_completion", {"prompt": "a", "completion": "b"}),
+    ],
+)
+def test_a_wrong_format_names_the_right_one(right, one, container):
+    if container == "csv":
+        table = right in ("alpaca", "prompt_completion")
+        raw = as_csv(list(one), list(one.values())) if table else as_csv([json.dumps(one)])
+    elif container == "jsonl":
+        raw = json.dumps(one).encode()
+    else:
+        out = io.BytesIO()
+        pd.DataFrame([one]).to_parquet(out)
+        raw = out.getvalue()
+    for wrong in {"messages", "sharegpt", "alpaca", "prompt_completion"} - {right}:
+        with pytest.raises(UserError, match=f"declared as format: {wrong}, and its first record looks like {right}"):
+            read(raw, source(wrong))
+    read(raw, source(right))
+
+
+def test_a_key_that_stands_twice_is_a_fault():
+    twice = '{"messages": [{"role": "user", "content": "a", "content": "b"}, {"role": "assistant", "content": "c"}]}'
+    ((_, conversation, error, _, _),) = read(as_csv([twice]))
+    assert conversation is None and error == "The key `content` stands more than once in one object"
+
+
 def test_utf_8_declared_as_another_is_told():
     with pytest.raises(UserError, match="is declared as cp1252, and is utf-8"):
         read(as_csv([FRENCH]), source(encoding="cp1252"))
@@ -307,6 +369,27 @@ def test_a_million_columns():
 def test_a_giant_record(raw):
     with pytest.raises(UserError, match="of the source"):
         read(raw)
+
+
+def test_a_giant_cell_of_a_parquet_file():
+    out = io.BytesIO()
+    pd.DataFrame({"prompt": ["a"] * 99 + ["a" * 5_000_000], "completion": ["b"] * 100}).to_parquet(out)
+    with pytest.raises(UserError, match="row 100 of the source has more than 4,000,000 bytes in 'prompt'"):
+        read(out.getvalue(), source("prompt_completion"))
+
+
+def test_a_parquet_bomb():
+    out = io.BytesIO()
+    pd.DataFrame({"prompt": ["a" * 3_000_000] * 10, "completion": ["b"] * 10}).to_parquet(out, use_dictionary=False)
+    assert len(out.getvalue()) < 3_000_000
+    with pytest.raises(UserError, match=r"unpacks to more than data.max_mb allows \(10 MB\)"):
+        read(out.getvalue(), source("prompt_completion"))
+
+
+def test_a_large_json_array_is_sent_to_json_lines(monkeypatch):
+    monkeypatch.setattr(reading, "_ARRAY_LIMIT", 100)
+    with pytest.raises(UserError, match="one JSON array of more than 0.0001 MB.* write one record a line"):
+        read(f"[{LINES.splitlines()[0]}]".encode())
 
 
 def test_a_zip_bomb():

@@ -15,7 +15,7 @@ from stages.paths import QUARANTINE, RAW, SPLITS, SUITE, VALIDATION, VALIDATION_
 
 from .conftest import ROOT
 
-RULES = validate.read_suite(ROOT / SUITE)
+RULES, FAULTS = validate.read_suite(ROOT / SUITE)
 GOOD = {
     "error": None,
     "label": None,
@@ -46,8 +46,23 @@ def found(frame, rules=RULES, prompts="abcd"):
 
 
 def test_good_rows_pass():
-    assert found(signals()) == []
+    assert found(signals()) == [] and FAULTS == []
     assert found(signals(roles="suaua", language=None)) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"roles": "ua"},  # no system message at all
+        {"roles": "suatataua"},  # tools answer between the assistant's turns
+        {"roles": "suata"},
+        {"n_tokens": 10_000_000, "n_over": 0},  # long, and within what the model reads
+        {"n_response": 2},  # "Yes."
+        {"language": None},  # too short to tell
+    ],
+)
+def test_rows_that_only_look_odd_pass(changes):
+    assert found(signals(**changes)) == []
 
 
 BROKEN = {name: None for name in GOOD} | {"prompt_hash": None, "response_hash": None, "conversation_hash": None}
@@ -130,28 +145,34 @@ def test_a_rule_that_raises_is_critical():
         (
             "values_to_be_null",
             "values_to_be_nul",
-            "knows no 'expect_column_values_to_be_nul'",
+            "knows no 'expect_column_values_to_be_nul'; did you mean 'expect_column_values_to_be_null'?",
         ),
-        ("severity: warning", "severity: fatal", "severity 'fatal'; expected critical, warning, info"),
+        ("severity: warning", "severity: warnin", "severity 'warnin'; did you mean 'warning'?"),
         ("severity: warning", "severty: warning", "expected the keys advice, kwargs, severity, type"),
-        ("parses:", "parses: [", str(SUITE)),
-        ("mojibake:\n", "api_keys:\n", "the key 'api_keys' stands twice"),
+        ("column: n_empty", "column: n_emty", "the signals have no column 'n_emty'; did you mean 'n_empty'?"),
+        ("    max_value: 0", "    max_valu: 0", "refuses its arguments"),
         ("column: error\n  severity: critical", "column: error\n  severity: info", "critical rule"),
     ],
 )
-def test_a_suite_with_a_slip_is_refused(project, old, new, message):
+def test_a_rule_with_a_slip_is_a_critical_finding(project, old, new, message):
     text = (ROOT / SUITE).read_text()
     assert old in text
     SUITE.parent.mkdir()
     SUITE.write_text(text.replace(old, new))
+    rules, faults = validate.read_suite(SUITE)
+    assert message in faults[0]["reason"] and {fault["severity"] for fault in faults} == {"critical"}
+    assert not {fault["rule"] for fault in faults if fault["rule"] != "parses"} & set(rules)
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [("parses:", "parses: [", str(SUITE)), ("mojibake:\n", "api_keys:\n", "'api_keys' stands twice")],
+)
+def test_a_suite_that_cannot_be_read_is_refused(project, old, new, message):
+    SUITE.parent.mkdir()
+    SUITE.write_text((ROOT / SUITE).read_text().replace(old, new))
     with pytest.raises(UserError, match=message):
         validate.read_suite(SUITE)
-
-
-def test_arguments_that_the_rule_does_not_take_are_refused():
-    rules = {"odd": {**RULES["duplicates"], "kwargs": {"colum": "row"}}}
-    with pytest.raises(UserError, match="'odd': Great Expectations refuses its arguments"):
-        validate.check(signals(), rules)
 
 
 def test_an_empty_suite_is_refused(project):
@@ -166,17 +187,17 @@ KEY = "sk-" + "a1B2" * 8
 
 @pytest.fixture
 def gate(base):
-    """gate(records, **params) runs parse and validate over these records of a CSV."""
+    """gate(records, **params) runs parse and validate over these records of a CSV, with `edit` made to the suite."""
 
-    def run(records, **knobs):
-        text = Path("params.yaml").read_text()
+    def run(records, edit=("", ""), form="messages", **knobs):
+        text = Path("params.yaml").read_text().replace("format: messages", f"format: {form}", 1)
         for key, value in knobs.items():
             text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text)
         Path("params.yaml").write_text(text)
         SUITE.parent.mkdir(exist_ok=True)
-        SUITE.write_text((ROOT / SUITE).read_text())
+        SUITE.write_text((ROOT / SUITE).read_text().replace(*edit))
         with RAW.open("w", newline="", encoding="utf-8") as out:
-            csv.writer(out).writerows([record] for record in records)
+            csv.writer(out).writerows([record] if isinstance(record, str) else record for record in records)
         parse.main()
         validate.main()
         return json.loads(VALIDATION.read_text())
@@ -192,15 +213,75 @@ def test_the_gate_stops_with_all_findings_and_writes_its_reports_first(gate):
     with pytest.raises(UserError) as error:
         gate([*good(5), '{"messages": 5}', (TALK % 9).replace("At 7", f"Use {KEY}")])
     text = str(error.value)
-    assert "parses, 1 of 7 rows" in text and "row 6: Expected `array`, got `int` - at `$.messages`" in text
+    assert "parses, 1 of 7 rows" in text and "row 6, column A: Expected `array`, got `int` - at `$.messages`" in text
     assert (
-        "api_keys, 1 of 7 rows" in text and "row 7, message 2 (assistant): Use ‹sk•••›" in text and "revoke it" in text
+        "api_keys, 1 of 7 rows" in text
+        and "row 7, column A: message 2 (assistant): Use ‹sk•••›" in text
+        and "revoke it" in text
     )
     report = json.loads(VALIDATION.read_text())
     assert {finding["rule"]: finding["rows"] for finding in report["findings"]} == {"parses": 1, "api_keys": 1}
     assert "<html" in VALIDATION_PAGE.read_text(encoding="utf-8").lower()
     for path in (VALIDATION, VALIDATION_PAGE, QUARANTINE):
         assert KEY not in path.read_text(encoding="utf-8")
+
+
+def test_a_broken_suite_stops_the_run_with_all_its_slips_and_the_other_findings(gate):
+    with pytest.raises(UserError) as error:
+        gate([*good(5), '{"messages": 5}'], edit=("column: n_", "colum: n_"), on_error="quarantine", max_quarantined=1)
+    report = {finding["rule"]: finding for finding in json.loads(VALIDATION.read_text())["findings"]}
+    slips = {"no_empty_message", "within_context", "short_response", "conflicting_responses", "near_duplicate_prompts"}
+    assert slips | {"parses"} == set(report)
+    assert all(name in str(error.value) for name in slips) and "mend this rule in data/expectations.yaml" in str(
+        error.value
+    )
+    assert "<html" in VALIDATION_PAGE.read_text(encoding="utf-8").lower() and QUARANTINE.exists()
+
+
+def test_each_finding_names_column_and_place(gate):
+    def talk(*turns):
+        return json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
+
+    ask, answer = ("user", "Is the pool open at night?"), ("assistant", "It closes at ten.")
+    records = [
+        talk(ask, ("assistant", "  "), ask, answer),
+        talk(("user", "Where is the garage?"), answer, answer),
+        talk(("user", "Where is the garden?"), ("assistant", "I")),
+        talk(("user", "May I bring a dog?"), ("assistant", "Dogs are welcome.")),
+        talk(("user", "May I bring a dog?"), ("assistant", "Dogs are not welcome.")),
+        talk(("user", "When is breakfast served?"), ("assistant", "From seven.")),
+        talk(("user", "When is breakfast served?"), ("assistant", "From seven.")),
+        *good(5),
+    ]
+    described = []
+    with pytest.raises(UserError) as error, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validate, "notice", described.append)
+        gate(records)
+    text = "\n".join([str(error.value), *described])
+    assert "row 1, column A: message 2 (assistant): ‹  ›" in text
+    assert "row 2, column A: roles: user ‹assistant assistant›" in text
+    assert "row 3, column A: message 2 (assistant): ‹I›" in text
+    assert "row 4, column A: another response to the same prompt as in row 5" in text
+    assert "row 6, column A: the same as in row 7" in text
+
+
+def test_a_finding_in_a_table_names_its_column(gate):
+    told = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validate, "notice", told.append)
+        table = [["question", "answer"], *([f"Is room {n} free?", f"Room {n} is free."] for n in range(5))]
+        table.append(["Who may I write to?", "Write to desk@example.org."])
+        form = "columns\n      columns: {user: question, assistant: answer}"
+        gate(table, form=form)
+    assert "row 7, column answer: message 2 (assistant): Write to ‹de•••›." in "\n".join(told)
+
+
+def test_quarantined_rows_go_back_unchanged(gate):
+    """Also those that a spreadsheet would take for formulas: they are text in a CSV, as they were in the source."""
+    bad = ['=cmd("calc")', "+1", "-1", "@SUM(A1)", '{"messages": 5}']
+    gate([*good(20), *bad], on_error="quarantine", max_quarantined=0.5)
+    with QUARANTINE.open(newline="", encoding="utf-8") as file:
+        assert [row["record"] for row in csv.DictReader(file)] == bad
 
 
 def test_one_fault_in_every_row_is_told_once(gate):

@@ -48,6 +48,9 @@ class Reader(Protocol):
     def counts(self, conversations: Sequence[Conversation]) -> list[int]:
         """Lengths of whole conversations in tokens, 0 for one without messages."""
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Lengths of plain texts in tokens, without what a template adds."""
+
     @property
     def special_tokens(self) -> list[str]:
         """Texts that the tokenizer turns into one token with a meaning of its own, such as the end token."""

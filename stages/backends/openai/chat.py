@@ -49,6 +49,10 @@ class HostedChat:
             total += _MESSAGE + (_NAME if message.name else 0) + sum(self._length(text) for text in texts)
         return total + (self._length(json.dumps(conversation.tools)) if conversation.tools else 0)
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Lengths of plain texts in tokens, without what stands around messages."""
+        return [self._length(text) for text in texts]
+
     def _length(self, text: str) -> int:
         return len(self._encoding.encode_ordinary(text)) if text else 0
 

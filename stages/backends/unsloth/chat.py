@@ -66,8 +66,11 @@ class Chat:
 
     def counts(self, conversations: Sequence[Conversation]) -> list[int]:
         """Lengths of whole conversations in tokens, 0 for one without messages."""
-        texts = [self.render(one) if one.messages else "" for one in conversations]
-        return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        return self.lengths([self.render(one) if one.messages else "" for one in conversations])
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Lengths of plain texts in tokens, without what a template adds."""
+        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]] if texts else []
 
     @property
     def special_tokens(self) -> list[str]:
