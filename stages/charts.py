@@ -62,7 +62,7 @@ def lengths(texts: dict[str, list[int]]) -> str:
 
 
 def movement(modules: list[str], layers: list[int], changes: list[list[float | None]]) -> str:
-    """A grid of how far weights moved: a row for each module, a column for each layer, darker is further."""
+    """A grid of how far weights moved: a row for each module, a column for each layer, stronger is further."""
     import numpy as np
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -72,7 +72,7 @@ def movement(modules: list[str], layers: list[int], changes: list[list[float | N
     figure, (axes,) = _figure(height=0.9 + 0.28 * len(modules))
     # One colour, its opacity the value: the page's accent works on its light and on its dark paper. Cells of a shade
     # are one path, which keeps the page small.
-    shades = np.ceil(_SHADES * values / most)
+    shades = np.ceil(_SHADES * (values / most))
     for shade in np.unique(shades[np.isfinite(shades)]):
         cells = Path.make_compound_path(*(_cell(row, column) for row, column in np.argwhere(shades == shade)))
         axes.add_patch(PathPatch(cells, color=_ACCENT, alpha=shade / _SHADES, linewidth=0, clip_on=False))
@@ -81,7 +81,7 @@ def movement(modules: list[str], layers: list[int], changes: list[list[float | N
     axes.set_xticks([at + 0.5 for at in range(0, len(layers), step)], [str(layer) for layer in layers[::step]])
     axes.set_yticks([at + 0.5 for at in range(len(modules))], modules)
     axes.set_xlabel("layer", color=_INK)
-    return _inline(figure, f"How far each layer's weights moved; the darkest cell is {most:.2%} of the base's norm")
+    return _inline(figure, f"How far each layer's weights moved; the strongest cell is {most:.2%} of the base's norm")
 
 
 def _cell(row: int, column: int) -> Any:

@@ -46,6 +46,8 @@ from stages.templates import number
 
 # What is shown of each slice; reports/slices.json has all.
 _SLICE_MEASURES = ("loss", "chrf", "similarity")
+# A mixture of experts has hundreds of modules in a layer.
+_MODULES = 40
 _PAGE_BYTES = 1_000_000
 # Worst and best answers, of each so many.
 _FEATURED = 5
@@ -112,6 +114,7 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
             "markdown": MARKDOWN,
             "predictions": PREDICTIONS,
             "data_docs": VALIDATION_PAGE,
+            "weights": WEIGHTS,
             "raw": RAW,
             "base": BASE,
             "tuned": TUNED,
@@ -214,10 +217,15 @@ def _rows(text: str) -> list[dict[str, str]]:
 
 
 def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
-    """How far the weights moved: for each module its layers' mean and largest change; and a chart over the layers."""
-    found: dict[str, dict[str, float]] = defaultdict(dict)
+    """How far the weights moved: for each module its layers' mean and largest change; and a chart over the layers.
+
+    Only the modules that moved most are shown, in the file's order; `left` is how many are not.
+    """
+    changed: dict[str, dict[str, float]] = defaultdict(dict)
     for row in rows:
-        found[row["module"]][row["layer"]] = float(row["change"])
+        changed[row["module"]][row["layer"]] = float(row["change"])
+    most = sorted(changed, key=lambda module: -max(changed[module].values()))[:_MODULES]
+    found = {module: changed[module] for module in changed if module in most}
     table = [
         {
             "module": module,
@@ -231,7 +239,11 @@ def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
     layers = sorted({int(row["layer"]) for row in rows if row["layer"]})
     layered = {module: by_layer for module, by_layer in found.items() if "" not in by_layer}
     changes = [[by_layer.get(str(layer)) for layer in layers] for by_layer in layered.values()]
-    return {"table": table, "chart": charts.movement(list(layered), layers, changes) if layered else ""}
+    return {
+        "table": table,
+        "chart": charts.movement(list(layered), layers, changes) if layered else "",
+        "left": len(changed) - len(found),
+    }
 
 
 def _environment() -> Environment:

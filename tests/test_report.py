@@ -418,7 +418,18 @@ def test_moved_weights_are_shown_by_module_and_layer(project):
     write_inputs()
     page, markdown = outputs()
     assert "| mlp | 2.00% | 3.00% | 1 |" in markdown and "| head | 50.00% | 50.00% |  |" in markdown
-    assert "the darkest cell is 3.00% of the base's norm" in page.replace("&#x27;", "'")
+    assert "the strongest cell is 3.00% of the base's norm" in page.replace("&#x27;", "'")
+
+
+def test_of_very_many_modules_those_that_moved_most_are_shown(project):
+    write_inputs()
+    rows = [f"{layer},expert{number},{number / 1000}" for layer in range(48) for number in range(400)]
+    files.write_text(report.WEIGHTS, "\n".join(["layer,module,change", *rows, ""]))
+    page, markdown = outputs()
+    assert len(page.encode()) < 300_000
+    for text in (page, markdown):
+        assert "The 360 modules that moved less are in" in text
+        assert "expert360" in text and "expert359" not in text
 
 
 def test_a_backend_that_does_not_tell_how_weights_moved_has_no_such_part(project):
