@@ -171,8 +171,8 @@ def _not_in(encoding: str, head: bytes, error: UnicodeError, place: str = "") ->
     if isinstance(error, UnicodeDecodeError):
         reason, sample = error.reason, head + error.object[max(0, error.start - 1000) : error.start + 1000]
     return UserError(
-        f"the source is not {encoding}: {reason}{place}; it looks like {_guess(sample)}: mend data.sources.*.encoding, or"
-        " save it as UTF-8"
+        f"the source is not {encoding}: {reason}{place}; it looks like {_guess(sample)}: mend data.sources.*.encoding,"
+        " or save it as UTF-8"
     )
 
 

@@ -1,10 +1,14 @@
 """report: what fine-tuning changed, as one self-contained page and as Markdown for a pull request.
 
-Everything shown is read from reports/ and params.yaml, and the same inputs give the same bytes. Facts of the run that
-vary between equal runs (seconds, memory) stand in the page alone.
+Everything shown is read from reports/, params.yaml and the checksums in dvc.lock, and the same inputs give the same
+bytes. Facts of the run that vary between equal runs (seconds, memory) stand in the page alone.
+
+No file can name the commit that holds it. The page names the Markdown by its Git object instead, and the command that
+finds the commits which hold that object.
 """
 
 import csv
+import hashlib
 import io
 import json
 from collections import defaultdict
@@ -14,11 +18,12 @@ from typing import Any
 
 from jinja2 import Environment
 
-from stages import charts, files, measures, params, predictions, templates
+from stages import answers, charts, files, measures, params, predictions, revisions, templates
 from stages.command import UserError, notice, run
 from stages.flat import flat, without_credentials
-from stages.measures import LABELS, Measure, fixed, measure
+from stages.measures import LABELS, Measure, measure
 from stages.paths import (
+    BASE,
     EVAL_RUN,
     GROUPS,
     HISTORY,
@@ -26,23 +31,33 @@ from stages.paths import (
     MARKDOWN,
     METRICS,
     PREDICTIONS,
+    RAW,
     RUN,
     SLICES,
     SPLIT_REPORT,
     SPLITS,
+    TUNED,
     VALIDATION,
     VALIDATION_HISTORY,
+    VALIDATION_PAGE,
     WEIGHTS,
 )
-from stages.predictions import clean, question, said
 from stages.templates import number
 
 # What is shown of each slice; reports/slices.json has all.
 _SLICE_MEASURES = ("loss", "chrf", "similarity")
+# A mixture of experts has hundreds of modules in a layer.
+_MODULES = 40
 _PAGE_BYTES = 1_000_000
-# Longest text of a conversation in the page, tried in this order until the page is small enough.
-_CLIPS = (100_000, 4000, 2000, 1000, 500, 250, 150, 100, 60)
-_MARKDOWN_CONVERSATIONS = 10
+# Worst and best answers, of each so many.
+_FEATURED = 5
+# Characters of each of their texts that are shown however full the page is.
+_FEATURED_TEXT = 2000
+# Longest question in the line that opens a conversation, and conversations that open together.
+_TITLE = 160
+_GROUP = 50
+# The page's other conversations (how many) and their longest text, tried in this order until the page is small enough.
+_SIZES = [(1000, limit) for limit in (100_000, 4000, 2000, 1000, 500, 250, 150, 100, 60)] + [(100, 60), (0, 60)]
 # A comment on GitHub holds 65,536 characters: ten rows of four such cells leave room for the tables.
 _MARKDOWN_CLIP = 600
 
@@ -52,7 +67,7 @@ def main() -> None:
     facts = read_facts(knobs)
     markdown = _environment().get_template("report.md.jinja").render(facts)
     files.write_text(MARKDOWN, markdown)
-    files.write_text(HTML, page(facts))
+    files.write_text(HTML, page({**facts, "object": git_object(markdown)}))
     notice(facts["verdict"])
     notice(f"wrote {HTML} and {MARKDOWN}")
 
@@ -64,7 +79,10 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         UserError: a file is missing or is not what its stage writes.
     """
     metrics, splits, validation = (_json(path) for path in (METRICS, SPLIT_REPORT, VALIDATION))
-    conversations = [_conversation(line) for line in predictions.read(_text(PREDICTIONS))]
+    lines = predictions.read(_text(PREDICTIONS))
+    conversations = [answers.conversation(number, line) for number, line in enumerate(lines, 1)]
+    lengths = answers.lengths(conversations)
+    system, talks = answers.shared_system(conversations)
     confidence = f"{100 * knobs.evaluate.confidence:g}%"
     history, validation_history = _history(_text(HISTORY)), _history(_text(VALIDATION_HISTORY))
     return {
@@ -84,22 +102,44 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         "validation": validation,
         "params": _parameters(knobs),
         "run": flat({"training": _json(RUN), "evaluation": _json(EVAL_RUN)}, number),
-        "system": _shared_system(conversations),
-        "conversations": conversations,
-        "predictions": PREDICTIONS.as_posix(),
-        "page": HTML.as_posix(),
+        "lengths": {part: answers.quantiles(values) for part, values in lengths.items()},
+        "length_chart": charts.lengths({part: lengths[part] for part in ("reference", "base", "tuned")}),
+        "system": system,
+        "count": len(talks),
+        "longest": max(length for values in lengths.values() for length in values),
+        "answers": answers.ranking(talks, _FEATURED),
+        "checksums": revisions.WORKSPACE.checksums(),
+        "paths": {
+            "page": HTML,
+            "markdown": MARKDOWN,
+            "predictions": PREDICTIONS,
+            "data_docs": VALIDATION_PAGE,
+            "weights": WEIGHTS,
+            "raw": RAW,
+            "base": BASE,
+            "tuned": TUNED,
+        },
     }
 
 
-def page(facts: dict[str, Any], limit: int = _PAGE_BYTES) -> str:
-    """The HTML page; the texts of conversations are clipped as far as it takes to stay under `limit` bytes."""
+def page(facts: dict[str, Any], size: int = _PAGE_BYTES) -> str:
+    """The HTML page; texts of conversations are cut, and then left out, as far as it takes to stay under `size` bytes.
+
+    The page says what is cut or left out, and where it stands whole.
+    """
     template = _environment().get_template("report.html.jinja")
     text = ""
-    for clip in _CLIPS:
-        text = template.render(facts, limit=clip)
-        if len(text.encode()) < limit:
+    for shown, limit in _SIZES:
+        text = template.render(facts, shown=shown, limit=limit)
+        if len(text.encode()) < size:
             break
     return text
+
+
+def git_object(text: str) -> str:
+    """The name that Git gives to a file with this text: SHA-1, in 40 hexadecimal digits."""
+    content = text.encode()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def verdict(metrics: dict[str, Any], confidence: str) -> str:
@@ -164,39 +204,6 @@ def _slice(label: str, found: dict[str, Any]) -> dict[str, Any]:
     return {"label": label, "conversations": found["conversations"], "rows": rows}
 
 
-def _conversation(prediction: dict[str, Any]) -> dict[str, Any]:
-    prompt = [{"role": one["role"], "content": said(one)} for one in prediction["prompt"]]
-    answers = {part: clean(prediction[part]) for part in ("reference", "base", "tuned")}
-    scores = prediction["scores"]
-    chips = [_chip(name, scores["base"][name], scores["tuned"][name]) for name in LABELS if name in scores["tuned"]]
-    return {"title": question(prompt), "prompt": prompt, "chips": chips, **answers}
-
-
-def _chip(name: str, base: float | None, tuned: float | None) -> dict[str, str]:
-    shown = {"label": LABELS[name], "base": _score(name, base), "tuned": _score(name, tuned)}
-    if base is None or tuned is None or base == tuned:
-        return {**shown, "kind": "", "mark": ""}
-    better = (tuned - base) * measures.sign(name) > 0
-    return {**shown, "kind": "b" if better else "w", "mark": "✓" if better else "✗"}
-
-
-def _score(name: str, value: float | None) -> str:
-    return fixed(value, {"chrf": 1, "exact_match": 0}.get(name, 2))
-
-
-def _shared_system(conversations: list[dict[str, Any]]) -> str:
-    """The system prompt that all conversations open with, taken out of them to be shown once; else nothing."""
-    openings = [one["prompt"][0] for one in conversations if one["prompt"]]
-    if len(conversations) < 2 or len(openings) < len(conversations):
-        return ""
-    first = openings[0]
-    if first["role"] != "system" or any(opening != first for opening in openings):
-        return ""
-    for conversation in conversations:
-        del conversation["prompt"][0]
-    return str(first["content"])
-
-
 def _parameters(knobs: params.Params) -> dict[str, str]:
     return without_credentials(flat(knobs.model_dump(by_alias=True), str))
 
@@ -210,10 +217,15 @@ def _rows(text: str) -> list[dict[str, str]]:
 
 
 def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
-    """How far the weights moved: for each module its layers' mean and largest change; and a chart over the layers."""
-    found: dict[str, dict[str, float]] = defaultdict(dict)
+    """How far the weights moved: for each module its layers' mean and largest change; and a chart over the layers.
+
+    Only the modules that moved most are shown, in the file's order; `left` is how many are not.
+    """
+    changed: dict[str, dict[str, float]] = defaultdict(dict)
     for row in rows:
-        found[row["module"]][row["layer"]] = float(row["change"])
+        changed[row["module"]][row["layer"]] = float(row["change"])
+    most = sorted(changed, key=lambda module: -max(changed[module].values()))[:_MODULES]
+    found = {module: changed[module] for module in changed if module in most}
     table = [
         {
             "module": module,
@@ -227,12 +239,26 @@ def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
     layers = sorted({int(row["layer"]) for row in rows if row["layer"]})
     layered = {module: by_layer for module, by_layer in found.items() if "" not in by_layer}
     changes = [[by_layer.get(str(layer)) for layer in layers] for by_layer in layered.values()]
-    return {"table": table, "chart": charts.movement(list(layered), layers, changes) if layered else ""}
+    return {
+        "table": table,
+        "chart": charts.movement(list(layered), layers, changes) if layered else "",
+        "left": len(changed) - len(found),
+    }
 
 
 def _environment() -> Environment:
     environment = templates.environment()
-    environment.globals |= {"first_conversations": _MARKDOWN_CONVERSATIONS, "markdown_clip": _MARKDOWN_CLIP}
+    environment.globals |= {
+        "markdown_clip": _MARKDOWN_CLIP,
+        "title_limit": _TITLE,
+        "featured_limit": _FEATURED_TEXT,
+        "group_size": _GROUP,
+    }
+    environment.filters |= {
+        "cut": answers.cut,
+        "cut_prompt": answers.cut_prompt,
+        "from_reports": lambda path: path.relative_to(HTML.parent).as_posix(),
+    }
     return environment
 
 

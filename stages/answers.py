@@ -1,0 +1,147 @@
+"""The test conversations as a report shows them: their scores, who answered worst and best, how long the texts are."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from stages import measures
+from stages.measures import LABELS, fixed
+from stages.predictions import clean, question, said
+
+# Scores shown of a conversation; predictions.jsonl has all.
+_SHOWN = ("loss", "chrf", "rouge_l", "similarity")
+_PLACES = {"chrf": 1}
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a prompt, as text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measure of both answers as text; `word` is better, worse or empty, `mark` its sign."""
+
+    label: str
+    base: str
+    tuned: str
+    word: str
+    mark: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A line of predictions.jsonl, by its number from 1, and the tuned answer's chrF (0 to 100)."""
+
+    line: int
+    title: str
+    prompt: tuple[Message, ...]
+    reference: str
+    base: str
+    tuned: str
+    scores: tuple[Score, ...]
+    chrf: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Conversations by the tuned answer's chrF: the worst first, the best first, and those between, worst first."""
+
+    worst: list[Conversation]
+    best: list[Conversation]
+    others: list[Conversation]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The part of a text that is shown, and how many characters are not."""
+
+    text: str
+    left: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The part of a prompt that is shown: how many earlier messages are not, then roles and texts."""
+
+    omitted: int
+    messages: list[tuple[str, Cut]]
+
+
+def conversation(line: int, prediction: dict[str, Any]) -> Conversation:
+    """A conversation from a line of predictions.jsonl, cleaned of what cannot be shown."""
+    scores = {part: prediction["scores"][part] for part in ("base", "tuned")}
+    return Conversation(
+        line=line,
+        title=question(prediction["prompt"]),
+        prompt=tuple(Message(one["role"], said(one)) for one in prediction["prompt"]),
+        reference=clean(prediction["reference"]),
+        base=clean(prediction["base"]),
+        tuned=clean(prediction["tuned"]),
+        scores=tuple(_score(name, scores) for name in _SHOWN if name in scores["tuned"]),
+        chrf=scores["tuned"]["chrf"],
+    )
+
+
+def _score(name: str, scores: dict[str, dict[str, float | None]]) -> Score:
+    base, tuned = scores["base"][name], scores["tuned"][name]
+    places = _PLACES.get(name, 2)
+    word = mark = ""
+    if base is not None and tuned is not None and base != tuned:
+        word, mark = ("better", "✓") if (tuned - base) * measures.sign(name) > 0 else ("worse", "✗")
+    return Score(LABELS[name], fixed(base, places), fixed(tuned, places), word, mark)
+
+
+def shared_system(conversations: list[Conversation]) -> tuple[str, list[Conversation]]:
+    """The system prompt that all conversations open with, taken out of them to be shown once; else an empty text."""
+    openings = {one.prompt[:1] for one in conversations}
+    opening = next(iter(openings)) if len(conversations) > 1 and len(openings) == 1 else ()
+    if not opening or opening[0].role != "system":
+        return "", conversations
+    return opening[0].content, [replace(one, prompt=one.prompt[1:]) for one in conversations]
+
+
+def ranking(conversations: Iterable[Conversation], count: int) -> Ranking:
+    """At most `count` worst and best answers, each conversation in one list; equal ones in the file's order."""
+    ordered = sorted(conversations, key=lambda one: one.chrf)
+    worst = min(count, (len(ordered) + 1) // 2)
+    best = min(count, len(ordered) - worst)
+    middle = len(ordered) - best
+    return Ranking(ordered[:worst], ordered[middle:][::-1], ordered[worst:middle])
+
+
+def cut(text: str, limit: int) -> Cut:
+    """The text's first `limit` characters."""
+    return Cut(text[:limit], max(0, len(text) - limit))
+
+
+def cut_prompt(prompt: Sequence[Message], limit: int) -> Prompt:
+    """A prompt's last messages, as many as `limit` characters hold; the last is there in any case."""
+    shown: list[tuple[str, Cut]] = []
+    room = limit
+    for message in reversed(prompt):
+        if shown and room <= 0:
+            break
+        shown.append((message.role, cut(message.content, room)))
+        room -= len(message.content)
+    return Prompt(len(prompt) - len(shown), shown[::-1])
+
+
+def lengths(conversations: list[Conversation]) -> dict[str, list[int]]:
+    """Characters of each conversation's prompt (all messages), reference and answers."""
+    return {
+        "prompt": [sum(len(message.content) for message in one.prompt) for one in conversations],
+        "reference": [len(one.reference) for one in conversations],
+        "base": [len(one.base) for one in conversations],
+        "tuned": [len(one.tuned) for one in conversations],
+    }
+
+
+def quantiles(values: list[int]) -> list[int]:
+    """The shortest, the median, what 90% do not exceed, and the longest; a quantile between two lengths is rounded."""
+    return [round(float(one)) for one in np.percentile(values, (0, 50, 90, 100))]
