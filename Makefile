@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint review check doctor setup clean
+.PHONY: help run test lint review check doctor chat setup clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -26,6 +26,9 @@ review: setup  ## Compare with where the branch began, or with make review BASE=
 
 check: setup  ## Check that dvc.lock and the reports belong to the code, parameters and data, without running them
 	@python -m stages.check
+
+chat: setup  ## Talk to the tuned model; `python -m stages.chat --base` lets the base answer too
+	@python -m stages.chat
 
 doctor:  ## Say what this machine can do, and what is missing; needs no set-up
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stages.doctor

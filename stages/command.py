@@ -48,8 +48,6 @@ def quiet_libraries() -> None:
     if not verbose():
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        # It looks for a package of kernels that nothing here needs, and says so at every start.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
@@ -75,6 +73,8 @@ def run(main: Callable[[], None]) -> None:
     _end_with_dvc()
     if not verbose():
         warnings.simplefilter("ignore")
+        # It looks for a package of kernels that nothing here needs, and says so as soon as it is imported.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Every command takes -v, so that none has to say so.
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in _VERBOSE]
     try:

@@ -303,6 +303,7 @@ class OpenAIServer:
         self.models = dict.fromkeys(BASE_MODELS, CREATED)
         self.key = "sk-test-" + hashlib.sha256(b"a key for tests").hexdigest()[:32]
         self.requests: list[tuple[str, str]] = []
+        self.chats: list[Json] = []
         self.violations: list[str] = []
         self.jobs: dict[str, Json] = {}
         self.files: dict[str, Json] = {}
@@ -689,8 +690,13 @@ class OpenAIServer:
 
     # Chat
 
+    def teach(self, name: str, answers: dict[str, str]) -> None:
+        """Serve a tuned model (ft:BASE:...) without a job: its answers by question."""
+        self._tuned[name] = {vocabulary(question): answer for question, answer in answers.items()}
+
     def _chat(self, request: Request) -> Json | list[Json]:
         body = request.body
+        self.chats.append(body)
         self._base(body["model"])
         text = self._reply(body["model"], body["messages"])
         text, reason = cut(text, body.get("max_completion_tokens") or body.get("max_tokens"))

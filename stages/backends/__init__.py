@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from stages.conversations import Conversation
+from stages.conversations import Conversation, Message
 from stages.params import Params
 
 # Takes one row of a table of history at a time.
@@ -71,6 +71,9 @@ class Pair(Protocol):
 
     def perturbed(self, conversations: Sequence[Conversation], tuned: bool, epsilon: float) -> Likelihoods | None:
         """`likelihoods` on embeddings moved by an L2 norm of `epsilon` in the worst direction, or None."""
+
+    def say(self, messages: Sequence[Message], tuned: bool, max_new_tokens: int, on_text: Callable[[str], Any]) -> str:
+        """The most likely answer to `messages`, handed to `on_text` piece by piece as it comes, and then whole."""
 
     def facts(self) -> dict[str, Any]:
         """What the answers took, such as tokens and their price."""

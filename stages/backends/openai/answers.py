@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from stages import files
 from stages.backends import Likelihoods
 from stages.backends.openai import prices
 from stages.backends.openai.client import in_words
-from stages.conversations import Conversation
+from stages.conversations import Conversation, Message
 
 Answer = dict[str, Any]
 
@@ -61,6 +61,22 @@ class HostedPair:
     def perturbed(self, conversations: Sequence[Conversation], tuned: bool, epsilon: float) -> Likelihoods | None:
         """None: the API takes text, no embeddings."""
         return None
+
+    def say(self, messages: Sequence[Message], tuned: bool, max_new_tokens: int, on_text: Callable[[str], Any]) -> str:
+        """The most likely answer, handed to `on_text` as the service sends it, and then whole.
+
+        Raises:
+            UserError: the service cannot be asked, or stops in the middle.
+        """
+        model, said = self.tuned if tuned else self.base, []
+        # An answer is not part of what it answers.
+        request = self._request(Conversation((*messages, Message("assistant", ""))), model, max_new_tokens)
+        with in_words(self.endpoint):
+            for chunk in self.client.chat.completions.create(**request, stream=True):
+                if text := chunk.choices[0].delta.content if chunk.choices else None:
+                    said.append(text)
+                    on_text(text)
+        return "".join(said).strip()
 
     def facts(self) -> dict[str, Any]:
         """Requests, tokens and price of each model's answers, those kept from an earlier run included.

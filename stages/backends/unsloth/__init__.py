@@ -63,7 +63,7 @@ def finetune(knobs: Params, log: Log) -> Result:
         UserError: a knob cannot work here, conversations are too long, training diverged, or this very training runs
             already.
     """
-    from stages.backends.unsloth import trainable, training, tuned
+    from stages.backends.unsloth import card, trainable, training, tuned
     from stages.backends.unsloth.fingerprint import fingerprint
     from stages.training.movement import moved
 
@@ -84,6 +84,7 @@ def finetune(knobs: Params, log: Log) -> Result:
         tuned.write(loaded.model, training.best(kept), TUNED, knobs)
         for file in sorted(BASE.glob("*token*")):
             shutil.copyfile(file, TUNED / file.name)
+        card.write(TUNED, knobs, done.metrics, {"train": len(train), "validation": len(validation)})
     notice(f"tuned: epoch {done.metrics['best_epoch']:g} had the best validation loss and is kept in {TUNED}")
     return replace(done, weights=moved(base, TUNED), clean_up=lambda: shutil.rmtree(kept))
 

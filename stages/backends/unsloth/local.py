@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from peft import PeftConfig, PeftModel
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, TextStreamer
 
 from stages.backends import Likelihoods
 from stages.backends.unsloth.chat import IGNORED, Chat, Example
 from stages.command import quiet_libraries
-from stages.conversations import Conversation
+from stages.conversations import Conversation, Message
 from stages.training import adversarial
 
 # Tokens of a batch whose gradient is needed: it holds all activations.
@@ -78,13 +78,7 @@ class Pair:
         tokenizer = self.chat.tokenizer
         prompts = [self.chat.render(conversation, -1, answer_next=True) for conversation in conversations]
         ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-        # A configuration of our own: that of the base may sample, or punish repetition.
-        greedy = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        greedy = self._greedy(max_new_tokens)
         texts, cut = [""] * len(ids), 0
         with self._which(tuned) as model:
             for rows in _batches([len(one) for one in ids], self.batch_size, "answers", tuned):
@@ -94,6 +88,26 @@ class Pair:
                     texts[row] = tokenizer.decode(answer, skip_special_tokens=True).strip()
                     cut += tokenizer.eos_token_id not in answer
         return texts, cut
+
+    @torch.inference_mode()
+    def say(self, messages: Sequence[Message], tuned: bool, max_new_tokens: int, on_text: Callable[[str], Any]) -> str:
+        """The greedy answer, handed to `on_text` word by word, and then whole."""
+        prompt = self.chat.render(Conversation(tuple(messages)), answer_next=True)
+        inputs = self._left_padded([self.chat.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
+        words = _Words(self.chat.tokenizer, on_text)
+        with self._which(tuned) as model:
+            model.generate(**inputs, generation_config=self._greedy(max_new_tokens), streamer=words)
+        return words.said.strip()
+
+    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+        """A configuration of our own: that of the base may sample, or punish repetition."""
+        tokenizer = self.chat.tokenizer
+        return GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
 
     def facts(self) -> dict[str, Any]:
         """Nothing: answers on this machine cost time alone."""
@@ -118,6 +132,18 @@ class Pair:
         for row, one in enumerate(examples):
             labels[row, width - len(one.labels) :] = torch.tensor(one.labels)
         return _Batch(inputs, labels.to(self.tuned.device))
+
+
+class _Words(TextStreamer):  # type: ignore[misc]
+    """Hands on each word of an answer when it is whole."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], Any]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.said, self._on_text = "", on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.said += text
+        self._on_text(text)
 
 
 @dataclass(frozen=True)

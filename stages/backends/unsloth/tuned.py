@@ -36,7 +36,6 @@ def write(model: Any, best: Path, folder: Path, knobs: Params) -> None:
         )
     else:
         shutil.copytree(best, folder)
-    (folder / "README.md").unlink(missing_ok=True)
     if knobs.method != "full":
         _name_base(folder / "adapter_config.json", knobs.unsloth.model)
 

@@ -1,0 +1,91 @@
+"""chat: talk to the tuned model, and, asked to, to the base as well, word by word as they answer.
+
+    python -m stages.chat [--base] [--system TEXT] [--max-new-tokens N]
+
+On a terminal it asks for one question after the other, until Ctrl-D or Ctrl-C; from a pipe it takes one a line. Each
+model remembers its own answers.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages import backends, conversations, params
+from stages.backends import Pair
+from stages.command import UserError, run
+from stages.conversations import Message
+from stages.paths import SPLITS, TUNED
+
+_TUNED, _BASE = "tuned", "base"
+
+
+def main() -> None:
+    options = _arguments()
+    knobs = params.load()
+    if not TUNED.exists():
+        raise UserError(f"{TUNED} is missing; `dvc repro` makes it, and `dvc pull` brings it where it was pushed")
+    system = _learned_system(SPLITS["train"]) if options.system is None else options.system
+    pair = backends.chosen(knobs).pair(knobs)
+    with contextlib.suppress(KeyboardInterrupt):
+        talk(pair, [_BASE, _TUNED] if options.base else [_TUNED], system, options.max_new_tokens)
+    print()
+
+
+def talk(pair: Pair, models: list[str], system: str, max_new_tokens: int) -> None:
+    """Answer the questions on standard input until they end; an empty `system` is none."""
+    histories = {model: [Message("system", system)] if system else [] for model in models}
+    for question in _questions():
+        for model, history in histories.items():
+            print(f"{model}> ", end="", flush=True)
+            history.append(Message("user", question))
+            said = pair.say(history, model == _TUNED, max_new_tokens, lambda text: print(text, end="", flush=True))
+            history.append(Message("assistant", said))
+            print(flush=True)
+
+
+def _questions() -> Iterator[str]:
+    """What stands on standard input, a line each; lines of nothing but white space are none."""
+    if sys.stdin.isatty():
+        # Gives input() its line editing and its history.
+        import readline  # noqa: F401
+    while True:
+        try:
+            question = input("you> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if question and not sys.stdin.isatty():
+            print(f"you> {question}", flush=True)
+        if question:
+            yield question
+
+
+def _learned_system(train: Path) -> str:
+    """The system prompt of the training conversations, where they all have the same; else nothing."""
+    found: set[str] = set()
+    for conversation in conversations.read_jsonl(train) if train.exists() else ():
+        first = conversation.messages[0]
+        found.add(first.text if first.role == "system" else "")
+        if len(found) > 1:
+            return ""
+    return found.pop() if found else ""
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.chat", description=__doc__.split("\n")[0])
+    parser.add_argument("--base", action="store_true", help="let the base model answer each question too")
+    parser.add_argument("--system", help="system prompt; without it that of the training data, if they have one")
+    parser.add_argument("--max-new-tokens", type=_positive, default=512, metavar="N", help="longest answer, 512 tokens")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("expected a whole number from 1")
+    return number
+
+
+if __name__ == "__main__":
+    run(main)
