@@ -102,6 +102,7 @@ def plain() -> None:
             "roles": bool(re.fullmatch("s?(ua)+", roles)),
             "empty": any(not text.strip() for text in texts),
             "tokens": len(ids),
+            "short": len(tokenizer(texts[-1], add_special_tokens=False)["input_ids"]) < 2,
             "language": detect(" ".join(texts[1:])),
             "special": any(special.search(text) for text in texts),
             "finished": finished(texts[-1]),

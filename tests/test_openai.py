@@ -696,3 +696,20 @@ def test_predictions_have_the_scores_that_there_are(hosted):
     first = json.loads(PREDICTIONS.read_text().splitlines()[0])
     assert set(first["scores"]["tuned"]) == {"chrf", "rouge_l", "similarity", "exact_match"}
     assert backend.HISTORY == ("step", "epoch", "train_loss") and (BASE / "base.json").exists()
+
+
+@pytest.mark.slow
+def test_ten_thousand_conversations_are_uploaded_in_bounded_memory(hosted):
+    def peak_mb(count):
+        write_splits(train=[talk(n) for n in range(count)], validation=[talk(-1)], test=[talk(-2)])
+        measure = "import resource; from stages import finetune; finetune.main()\n"
+        measure += "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", measure], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout.split()[-1])
+
+    set_params(openai__max_cost_usd=None)
+    few, many = peak_mb(100), peak_mb(10_000)
+    # Some 15 MB are the curves of 7,500 steps and the events that tell of them.
+    assert many < few + 40 and max(len(content) for content in hosted.contents.values()) > 2_000_000
