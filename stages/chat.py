@@ -62,14 +62,8 @@ def _questions() -> Iterator[str]:
 
 
 def _learned_system(train: Path) -> str:
-    """The system prompt of the training conversations, where they all have the same; else nothing."""
-    found: set[str] = set()
-    for conversation in conversations.read_jsonl(train) if train.exists() else ():
-        first = conversation.messages[0]
-        found.add(first.text if first.role == "system" else "")
-        if len(found) > 1:
-            return ""
-    return found.pop() if found else ""
+    """The system prompt of the training conversations, where they are here and all have the same; else nothing."""
+    return conversations.shared_system(conversations.read_jsonl(train)) if train.exists() else ""
 
 
 def _arguments() -> argparse.Namespace:

@@ -97,3 +97,14 @@ def write_jsonl(path: Path, conversations: Iterable[Conversation]) -> None:
     """Write conversations as JSONL. The caller sees to it that `path` is a temporary one."""
     with path.open("wb") as file:
         file.writelines(encode(conversation) + b"\n" for conversation in conversations)
+
+
+def shared_system(conversations: Iterable[Conversation]) -> str:
+    """The system prompt, where all conversations have the same; else nothing."""
+    found: set[str] = set()
+    for conversation in conversations:
+        first = conversation.messages[0]
+        found.add(first.text if first.role == "system" else "")
+        if len(found) > 1:
+            return ""
+    return found.pop() if found else ""

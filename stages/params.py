@@ -193,6 +193,11 @@ class Evaluate(Section):
     epsilon: Annotated[Number, Field(gt=0, le=1000)] | None
 
 
+class Export(Section):
+    formats: list[Literal["safetensors", "gguf", "ollama"]]
+    gguf_type: Literal["bf16", "f16", "q8_0"]
+
+
 class Review(Section):
     regressions: dict[str, Annotated[Number, Field(ge=0)]]
 
@@ -238,6 +243,7 @@ class Params(Section):
     unsloth: Unsloth
     openai: OpenAI
     evaluate: Evaluate
+    export: Export
     review: Review
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ TEST_LABELS = Path("data/splits/test_labels.json")
 
 BASE = Path("models/base")
 TUNED = Path("models/tuned")
+EXPORT = Path("models/export")
 
 VALIDATION = Path("reports/validation.json")
 VALIDATION_PAGE = Path("reports/validation/index.html")

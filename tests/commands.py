@@ -2,7 +2,7 @@
 
 import subprocess
 
-STAGES = ["download", "base", "parse", "validate", "split", "finetune", "evaluate", "report"]
+STAGES = ["download", "base", "parse", "validate", "split", "finetune", "evaluate", "report", "export"]
 
 
 def call(*command, **given):

@@ -32,10 +32,12 @@ def test_the_card_of_a_training_says_what_was_trained(train):
 def test_a_base_of_the_hub_is_linked_and_equal_runs_write_equal_bytes(splits, tmp_path, method, library):
     set_params(method=method, unsloth__model="owner/base-model", unsloth__revision="0" * 40)
     metrics = {"best_epoch": 1, "validation_loss": 0.5}
-    for name in ("one", "two"):
-        card.write(tmp_path / name, load(), metrics, {"train": 16, "validation": 4})
-    one, two = ((tmp_path / name / "README.md").read_bytes() for name in ("one", "two"))
-    head = metadata_load(tmp_path / "one/README.md")
+    cards = []
+    for _ in range(2):
+        card.write(tmp_path, load(), metrics, {"train": 16, "validation": 4}, adapter=method == "lora")
+        cards.append((tmp_path / "README.md").read_bytes())
+    one, two = cards
+    head = metadata_load(tmp_path / "README.md")
     assert one == two and head["base_model"] == "owner/base-model" and head["library_name"] == library
     code = one.decode().split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")

@@ -84,7 +84,8 @@ def finetune(knobs: Params, log: Log) -> Result:
             done = training.train(loaded, train, validation, knobs, log, kept)
         tuned.write(loaded.model, training.best(kept), TUNED, knobs)
         weights.copy_tokenizer(BASE, TUNED)
-        card.write(TUNED, knobs, done.metrics, {"train": len(train), "validation": len(validation)})
+        counts = {"train": len(train), "validation": len(validation)}
+        card.write(TUNED, knobs, done.metrics, counts, adapter=knobs.method != "full")
     notice(f"tuned: epoch {done.metrics['best_epoch']:g} had the best validation loss and is kept in {TUNED}")
     return replace(done, weights=moved(base, TUNED), clean_up=lambda: shutil.rmtree(kept))
 

@@ -3,13 +3,15 @@
 It tells what finetune knows and nothing that varies between equal runs, so that equal runs write equal bytes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from stages import files
 from stages.flat import flat
+from stages.measures import LABELS
 from stages.params import Params
 from stages.paths import SPLITS
 
@@ -22,10 +24,10 @@ _KNOBS = (
 _ADAPTER = """from peft import AutoPeftModelForCausalLM
 
 # Here the base is {base}; with another path to it, load it with transformers and put PeftModel on top.
-model = AutoPeftModelForCausalLM.from_pretrained("models/tuned")"""
+model = AutoPeftModelForCausalLM.from_pretrained("{folder}")"""
 _WHOLE = """from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained("models/tuned")"""
+model = AutoModelForCausalLM.from_pretrained("{folder}")"""
 _TEXT = """---
 {head}
 ---
@@ -41,7 +43,7 @@ kept: epoch {best_epoch}, {validation_loss} nats per token.
 ```python
 from transformers import AutoTokenizer
 {load}
-tokenizer = AutoTokenizer.from_pretrained("models/tuned")
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
 ```
 
 Prompts are written with the tokenizer's chat template.
@@ -63,19 +65,31 @@ The card says nothing on the licence of the base or of the conversations; ask th
 """
 
 
-def write(folder: Path, knobs: Params, metrics: dict[str, Any], counts: dict[str, int]) -> None:
-    """Write `README.md` into `folder`; `metrics` are the training's, `counts` the conversations of each split."""
-    base, adapter = knobs.unsloth.model, knobs.method != "full"
+def write(
+    folder: Path,
+    knobs: Params,
+    metrics: Mapping[str, Any],
+    counts: Mapping[str, int],
+    adapter: bool,
+    results: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `README.md` into `folder`, which holds an adapter or else a whole model.
+
+    `metrics` are the training's, `counts` the conversations of each split, `results` the metrics on the test split,
+    each with its `value`, where they are known.
+    """
+    base = knobs.unsloth.model
     chosen = {name: value for name, value in knobs.model_dump(by_alias=True).items() if name in _KNOBS}
     text = _TEXT.format(
-        head=_head(base, adapter).to_yaml(),
+        head=_head(base, adapter, results or {}).to_yaml(),
         base=base,
         revision=knobs.unsloth.revision,
         method=knobs.method,
         epochs=f"{knobs.numbers[0]:g}",
         best_epoch=metrics["best_epoch"],
         validation_loss=metrics["validation_loss"],
-        load=(_ADAPTER if adapter else _WHOLE).format(base=base),
+        load=(_ADAPTER if adapter else _WHOLE).format(base=base, folder=folder.as_posix()),
+        folder=folder.as_posix(),
         knobs=_rows({name: f"`{value}`" for name, value in flat(chosen, str).items()}),
         splits=_rows({name: f"{count} | `{files.sha256(SPLITS[name])}`" for name, count in counts.items()}),
         **counts,
@@ -83,7 +97,7 @@ def write(folder: Path, knobs: Params, metrics: dict[str, Any], counts: dict[str
     files.write_text(folder / "README.md", text)
 
 
-def _head(base: str, adapter: bool) -> ModelCardData:
+def _head(base: str, adapter: bool, results: Mapping[str, Any]) -> ModelCardData:
     # A wheel or a directory is no model of the Hub, which is what base_model must name.
     on_the_hub = not base.startswith("pypi:") and not Path(base).is_dir()
     return ModelCardData(
@@ -91,6 +105,19 @@ def _head(base: str, adapter: bool) -> ModelCardData:
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["fine-tuned", "chat", "unsloth", *(["lora"] if adapter else [])],
+        model_name=f"{base}, fine-tuned" if results else None,
+        eval_results=[_result(name, one["value"]) for name, one in results.items()] or None,
+    )
+
+
+def _result(name: str, value: float) -> EvalResult:
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type="held-out-conversations",
+        dataset_name="held-out conversations of the same source",
+        metric_type=name,
+        metric_name=LABELS[name],
+        metric_value=value,
     )
 
 

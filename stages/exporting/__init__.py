@@ -1,0 +1,1 @@
+"""The tuned model in the forms that other programs take."""

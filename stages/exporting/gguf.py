@@ -1,0 +1,74 @@
+"""GGUF, the format of llama.cpp, made by llama.cpp's own converter.
+
+The converter knows every architecture and tokenizer that llama.cpp runs, and comes in no wheel. The source package of
+llama-cpp-python has it: that is downloaded once, checked, and only the converter is taken out; nothing is compiled.
+"""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from stages import files
+from stages.command import UserError, notice, verbose
+
+NAME = "model.gguf"
+_PACKAGE = "llama-cpp-python==0.3.36"
+_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+_SCRIPT = "convert_hf_to_gguf.py"
+_TAKEN = (_SCRIPT, "conversion/", "gguf-py/gguf/")
+
+
+def write(model: Path, path: Path, number_format: str) -> None:
+    """Convert the model in the folder `model`; `number_format` is bf16, f16 or q8_0.
+
+    Raises:
+        UserError: the converter cannot be had, or does not know this kind of model or tokenizer.
+    """
+    with files.replacing(path) as temporary:
+        command = [sys.executable, str(_converter() / _SCRIPT), str(model), "--outfile", str(temporary)]
+        done = subprocess.run([*command, "--outtype", number_format], capture_output=True, text=True)
+        if verbose():
+            print(done.stdout + done.stderr)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise UserError(f"export.formats: llama.cpp's converter cannot write this model as GGUF: {reason}")
+
+
+def _converter() -> Path:
+    """The folder of the converter, fetched once."""
+    folder = files.state_dir("converter") / _SHA256
+    with FileLock(folder.with_name("lock")):
+        if not folder.exists():
+            notice(f"export: fetching llama.cpp's converter from the source package of {_PACKAGE} (once)")
+            with files.scratch(files.state_dir("converter") / "making") as making:
+                _extract(_source(making), making / "converter")
+                (making / "converter").rename(folder)
+    return folder
+
+
+def _source(folder: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:", "--dest", str(folder)]
+    done = subprocess.run([*pip, _PACKAGE], capture_output=True, text=True)
+    archives = list(folder.glob("*.tar.gz"))
+    if done.returncode or not archives:
+        reason = (done.stderr.strip().splitlines() or ["no archive came"])[-1]
+        raise UserError(f"export.formats: {_PACKAGE}, whose converter writes GGUF, could not be downloaded: {reason}")
+    if (got := files.sha256(archives[0])) != _SHA256:
+        raise UserError(f"export.formats: the source of {_PACKAGE} has sha256 {got}; expected {_SHA256}")
+    return archives[0]
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            _, found, name = member.name.partition("/vendor/llama.cpp/")
+            if found and member.isfile() and name.startswith(_TAKEN):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                content = tar.extractfile(member)
+                assert content is not None, "it is a file"
+                with (folder / name).open("wb") as out:
+                    shutil.copyfileobj(content, out)
