@@ -32,7 +32,7 @@ def test_the_second_run_does_nothing(clone):
 
 def test_an_experiment_reruns_what_depends_on_lr(clone):
     output = dvc("exp", "run", "-S", "lr=1e-05", "-n", "slow-rate")
-    assert ran(output) == ["finetune", "evaluate", "report"]
+    assert ran(output) == ["finetune", "evaluate", "report", "export"]
     assert "lr" in dvc("params", "diff") and "test.tuned.loss.value" in dvc("metrics", "diff")
     (experiment,) = [
         row for row in csv.DictReader(dvc("exp", "show", "--csv").splitlines()) if row["Experiment"] == "slow-rate"
