@@ -699,17 +699,19 @@ def test_predictions_have_the_scores_that_there_are(hosted):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process's own peak")
 def test_ten_thousand_conversations_are_uploaded_in_bounded_memory(hosted):
     def peak_mb(count):
         write_splits(train=[talk(n) for n in range(count)], validation=[talk(-1)], test=[talk(-2)])
-        measure = "import resource; from stages import finetune; finetune.main()\n"
-        measure += "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        # The peak that getrusage gives may be that of the process from which this one was started.
+        measure = "from stages import finetune; finetune.main()\n"
+        measure += "print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run([sys.executable, "-c", measure], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return int(done.stdout.split()[-1])
+        return int(done.stdout.split()[-2]) / 1000
 
     set_params(openai__max_cost_usd=None)
     few, many = peak_mb(100), peak_mb(10_000)
     # Some 15 MB are the curves of 7,500 steps and the events that tell of them.
-    assert many < few + 40 and max(len(content) for content in hosted.contents.values()) > 2_000_000
+    assert many < few + 40 and max(len(content) for content in hosted.contents.values()) > 1_500_000
