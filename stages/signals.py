@@ -61,7 +61,7 @@ class Signaller:
         ]
 
     def _signals(self, conversation: Conversation, tokens: int, response: int) -> dict[str, Any]:
-        messages = conversation.messages
+        messages, prompt = conversation.messages, conversation.prompt_key
         faults = self._inspector.faults(conversation) | _short(messages) | _empty(messages)
         system = [message.text for message in messages if message.role == "system"]
         return {
@@ -70,8 +70,8 @@ class Signaller:
             "n_tokens": tokens,
             "n_over": max(0, tokens - self._context),
             "n_response": response,
-            "prompt_hash": _hash(conversation.prompt_key),
-            "sketch": sketch(conversation.prompt_key),
+            "prompt_hash": _hash(prompt),
+            "sketch": sketch(prompt),
             "response_hash": _hash(repr(messages[-1]) if messages else ""),
             "system_hash": _hash("\n".join(system)),
             "conversation_hash": conversations.identity(conversations.encode(conversation)),
