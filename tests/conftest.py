@@ -1,5 +1,7 @@
+import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,10 +12,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from stages import conversations
+from stages import conversations, parse, validate
 from stages.conversations import Conversation, Message
 from stages.params import read_yaml
-from stages.paths import SIGNALS, SPLITS
+from stages.paths import RAW, SIGNALS, SPLITS, SUITE, VALIDATION
 
 from . import history
 from .commands import STAGES, call, dvc, ran
@@ -88,6 +90,34 @@ def talks(count):
         )
         for n in range(count)
     ]
+
+
+TALK = '{"messages": [{"role": "user", "content": "Pool %d?"}, {"role": "assistant", "content": "At 7."}]}'
+
+
+def good_records(count):
+    """Records without a fault, as cells of a CSV."""
+    return [TALK % number for number in range(count)]
+
+
+@pytest.fixture
+def gate(base):
+    """gate(records, **params) runs parse and validate over these records of a CSV, with `edit` made to the suite."""
+
+    def run(records, edit=("", ""), form="messages", **knobs):
+        text = Path("params.yaml").read_text().replace("format: messages", f"format: {form}", 1)
+        for key, value in knobs.items():
+            text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text)
+        Path("params.yaml").write_text(text)
+        SUITE.parent.mkdir(exist_ok=True)
+        SUITE.write_text((ROOT / SUITE).read_text().replace(*edit))
+        with RAW.open("w", newline="", encoding="utf-8") as out:
+            csv.writer(out).writerows([record] if isinstance(record, str) else record for record in records)
+        parse.main()
+        validate.main()
+        return json.loads(VALIDATION.read_text())
+
+    return run
 
 
 @pytest.fixture(scope="session")
