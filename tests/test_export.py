@@ -3,6 +3,7 @@
 import json
 import re
 
+import httpx
 import pytest
 import torch
 from huggingface_hub.repocard import metadata_load
@@ -119,6 +120,7 @@ def go(template, messages):
 
 PROMPTS = [
     (Message("user", "Room 3?"),),
+    (Message("user", "Which?\n\n 101, 12 or 3"),),
     (Message("system", "Be kind."), Message("user", 'A "quoted"\nword?')),
     (Message("user", "Hi {{ .Content }}"), Message("assistant", "Hello."), Message("user", "Bye.")),
 ]
@@ -186,18 +188,39 @@ def test_gguf_and_modelfile_are_read_by_other_programs(exported):
     assert f'PARAMETER stop "{chat.tokenizer.eos_token}"' in modelfile and 'SYSTEM """Be kind."""' in modelfile
 
 
+@pytest.fixture
+def llama_cpp(exported):
+    """llama.cpp's own server with the exported GGUF; a function that asks it."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.verbosity = str(EXPORT / "model.gguf"), 512, 0
+    server = xllamacpp.Server(params)
+    with httpx.Client(base_url=server.listening_address, timeout=60) as client:
+
+        def ask(path, **body):
+            answer = client.post(path, json=body)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        yield ask
+
+
 @pytest.mark.slow
-def test_llama_cpp_answers_as_transformers_does(exported):
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: it has to be compiled")
+def test_llama_cpp_answers_as_transformers_does(exported, llama_cpp):
     chat = Chat.load(TUNED)
-    model = llama_cpp.Llama(str(EXPORT / "model.gguf"), n_ctx=512, verbose=False)
+    stopped = 0
     for prompt in PROMPTS:
+        messages = [{"role": message.role, "content": message.text} for message in prompt]
         text = chat.render(Conversation(prompt), answer_next=True)
+        assert llama_cpp("/apply-template", messages=messages)["prompt"] == text
         ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert model.tokenize(text.encode(), add_bos=False, special=True) == ids
-        out = exported.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=8, pad_token_id=0)
-        said = model(text, max_tokens=8, temperature=0.0)["choices"][0]["text"]
-        assert said.strip() == chat.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True).strip()
+        assert llama_cpp("/tokenize", content=text, parse_special=True)["tokens"] == ids
+        out = exported.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=24, pad_token_id=0)
+        (choice,) = llama_cpp("/v1/chat/completions", messages=messages, max_tokens=24, temperature=0)["choices"]
+        assert choice["message"]["content"] == chat.tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+        stopped += choice["finish_reason"] == "stop"
+    assert stopped, "no answer came to the stop token, so nothing was seen of it"
 
 
 @pytest.mark.slow

