@@ -22,6 +22,10 @@ from .commands import STAGES, call, dvc, ran
 
 ROOT = Path(__file__).parent.parent
 
+# Workers beside each other share the processors; torch would start as many threads in each as there are.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
