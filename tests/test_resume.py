@@ -27,9 +27,8 @@ KNOBS = {
 
 
 def outcome():
-    return [
-        path.read_bytes() for path in (TUNED / "adapter_model.safetensors", HISTORY, VALIDATION_HISTORY, TRAIN_METRICS)
-    ]
+    weights = sorted(TUNED.glob("*.safetensors"))
+    return [path.read_bytes() for path in (*weights, HISTORY, VALIDATION_HISTORY, TRAIN_METRICS)]
 
 
 def killed(place, times):
@@ -69,6 +68,24 @@ def test_kill_9_at_any_point_leads_to_the_same_result(train, place, times, step)
     killed(place, times)
     assert train() is None
     assert outcome() == undisturbed and resumed_from() == step
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"method": "qlora"},
+        {"method": "dora"},
+        {"method": "full", "dropout": 0.0, "lr": 0.003},
+        {"lora__init_lora_weights": "pissa"},
+        {"lora__target_modules": ["q_proj", "embed_tokens"]},
+    ],
+)
+def test_whatever_is_trained_goes_on_learning(train, knobs):
+    assert train(**{**KNOBS, **knobs}) is None
+    undisturbed = outcome()
+    killed("stages.training.trainer.Trainer.training_step", 8)
+    assert train() is None
+    assert outcome() == undisturbed and resumed_from() == 6
 
 
 def spoil(checkpoint, how):

@@ -26,8 +26,12 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     """Trains on lists of examples, measures validation loss as the mean over all tokens, keeps whole checkpoints."""
 
     def __init__(self, knobs: Params, batches: MicroBatches, groups: Sequence[Group], **given: Any) -> None:
+        formats = {id(weight): weight.dtype for group in groups for weight in group.tensors}
         # The collator leaves a batch as it is: how it is cut depends on the memory that is free at its step.
         super().__init__(data_collator=_examples, **given)
+        # TRL brings the adapters over a base in 4 bit to bf16, where small steps are lost in rounding.
+        for weight in (weight for group in groups for weight in group.tensors):
+            weight.data = weight.data.to(formats[id(weight)])
         self.folder = Path(str(self.args.output_dir))
         self.knobs, self.batches, self.groups = knobs, batches, groups
         self.remove_callback(PrinterCallback)
@@ -126,6 +130,15 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             f"training diverged at step {step}: the {what} is NaN or infinite\n"
             f"most likely lr {knobs.lr:g} is too high: {', '.join(advice)}\n{last}"
         )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load the weights into the very tensors that the groups, and so the optimizer, hold."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        loaded = dict(self.model.named_parameters())  # type: ignore[union-attr]
+        for group in self.groups:
+            for name, tensor in zip(group.names, group.tensors, strict=True):
+                # peft puts a new tensor in the place of one that it casts; the optimizer would go on with the old one.
+                assert loaded[name] is tensor, f"{name} would not be trained any more"
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         """Write a checkpoint and seal it; one that cannot be written is left out, and training goes on."""
