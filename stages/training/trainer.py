@@ -89,8 +89,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     def _gradients(self, model: Any, batch: Sequence[Example]) -> torch.Tensor:
         """Add the batch's gradients, micro-batch by micro-batch, to the weights; returns its loss."""
         cut = [self._prepare_inputs(micro) for micro in self.batches.of(batch)]
-        # A batch may have nothing to learn, where all its messages have weight 0.
-        count = max(1, sum(micro_batches.learned(micro) for micro in cut))
+        count = sum(micro_batches.learned(micro) for micro in cut)
         smoothing = self.knobs.label_smoothing_factor
         total = torch.zeros((), device=self.args.device)
         for micro in cut:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stages import conversations, files
 from stages.backends import Log, Pair, Reader, Result
-from stages.backends.unsloth.chat import Chat, Example
+from stages.backends.unsloth.chat import IGNORED, Chat, Example
 from stages.command import UserError, notice, without_banners
 from stages.locking import alone
 from stages.params import Params
@@ -115,7 +115,7 @@ def examples(chat: Chat, split: str, max_length: int) -> list[Example]:
     """The split's conversations as tokens and labels, without those longer than `max_length` tokens.
 
     Raises:
-        UserError: none are left.
+        UserError: none are left, or none has anything to learn.
     """
     path = SPLITS[split]
     made = [chat.example(conversation) for conversation in conversations.read_jsonl(path)]
@@ -124,4 +124,9 @@ def examples(chat: Chat, split: str, max_length: int) -> list[Example]:
         notice(f"{split}: left out {len(made) - len(kept)} conversations of more than {max_length} tokens")
     if not kept:
         raise UserError(f"no conversation of {path} is within unsloth.max_length {max_length}; raise it")
+    if not any(label != IGNORED for one in kept for label in one.labels[1:]):
+        raise UserError(
+            f"nothing to learn in {path}: all its assistant messages have weight 0; give some of them weight 1, or take"
+            " another seed, which splits anew"
+        )
     return kept
