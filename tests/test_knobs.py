@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from stages import conversations
 from stages.backends.unsloth import weights_folder
 from stages.backends.unsloth.chat import Chat
 from stages.backends.unsloth.local import Pair
+from stages.conversations import Conversation
 from stages.paths import GROUPS, HISTORY, RUN, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY, WEIGHTS
 from stages.training.movement import Weights
 
-from .conftest import use_base
+from .conftest import talks, use_base
 from .small import make_base
 
 
@@ -64,6 +66,50 @@ def test_the_learning_rate_follows_the_scheduler(train, scheduler):
     )
     assert error is None
     assert rates() == pytest.approx(SCHEDULES[scheduler], rel=1e-5, abs=1e-9)
+
+
+# The rest of the knobs is as in params.yaml; 16 conversations.
+ROUNDED = {
+    "no warm-up": ({"scheduler": "inverse_sqrt", "warmup_ratio": 0.0}, [1, 1 / math.sqrt(2), 1 / math.sqrt(3), 1 / 2]),
+    # 3 steps, and half of them, rounded, are 2.
+    "warm-up and decay meet": (
+        {"scheduler": "warmup_stable_decay", "warmup_ratio": 0.5, "schedule__decay_ratio": 0.5, "epochs": 0.75},
+        [0, 0.5, 1],
+    ),
+    "warm-up is all": ({"scheduler": "linear", "warmup_ratio": 0.9}, [0, 1 / 3, 2 / 3, 1]),
+    "one step": ({"scheduler": "warmup_stable_decay", "warmup_ratio": 0.6, "epochs": 0.25}, [1]),
+}
+
+
+@pytest.mark.parametrize("case", ROUNDED)
+def test_few_steps_still_reach_the_peak(train, case):
+    knobs, expected = ROUNDED[case]
+    assert train(**{"lr": 0.01, "batch_size": 4, "epochs": 1, **knobs}) is None
+    assert rates() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def weighted(count, weight):
+    """Conversations of which each has its answer learned with the weight that `weight` gives for its number."""
+    return [
+        Conversation((one.messages[0], one.messages[1], replace(one.messages[2], weight=weight(number))))
+        for number, one in enumerate(talks(count))
+    ]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_conversations_of_weight_0_are_not_learned(train, packing):
+    # Of the batches of one conversation, every fifth has nothing to learn.
+    conversations.write_jsonl(SPLITS["train"], weighted(16, lambda number: int(number % 5 > 0)))
+    assert train(packing=packing, batch_size=1, epochs=1, lr=0.01) is None
+    assert sorted(losses())[:4] == [0.0] * 4 and min(sorted(losses())[4:]) > 1
+    assert all(float(row["change"]) > 0 for row in rows(WEIGHTS))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_with_nothing_to_learn_is_refused(train, split):
+    conversations.write_jsonl(SPLITS[split], weighted(4, lambda _: 0))
+    error = train(epochs=1)
+    assert error.startswith(f"nothing to learn in data/splits/{split}.jsonl: all its assistant messages have weight 0")
 
 
 def test_fractions_of_an_epoch(train):
@@ -281,6 +327,11 @@ def test_adversarial_training_changes_the_weights(train, method):
         ({"layers__lr": {".": 0}}, "layers.lr: 0 freezes all"),
         ({"method": "full", "dropout": 0.1}, "dropout: for the adapters of LoRA, and method: full has none"),
         ({"method": "qlora", "lora__init_lora_weights": "pissa"}, "changes the base's weights"),
+        (
+            {"lora__bias": "lora_only", "lora__init_lora_weights": "pissa"},
+            "bias: lora_only is not allowed with .*pissa",
+        ),
+        ({"lora__bias": "all", "lora__init_lora_weights": "olora"}, "bias: all is not allowed with .*olora"),
         ({"lora__r": 3, "lora__init_lora_weights": "orthogonal"}, "orthogonal needs an even r, not 3"),
         (
             {"lora__target_modules": "("},

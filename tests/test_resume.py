@@ -74,7 +74,6 @@ def test_kill_9_at_any_point_leads_to_the_same_result(train, place, times, step)
     "knobs",
     [
         {"method": "qlora"},
-        {"method": "dora"},
         {"method": "full", "dropout": 0.0, "lr": 0.003},
         {"lora__init_lora_weights": "pissa"},
         {"lora__target_modules": ["q_proj", "embed_tokens"]},
