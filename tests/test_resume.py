@@ -64,7 +64,7 @@ def state():
 def test_kill_9_at_any_point_leads_to_the_same_result(train, place, times, step):
     assert train(**KNOBS) is None
     undisturbed = outcome()
-    assert not list(Path(".state/training").glob("*/*")), "a finished training leaves no checkpoints"
+    assert not list(Path(".state/training").iterdir()), "a finished training leaves no checkpoints and no lock"
     killed(place, times)
     assert train() is None
     assert outcome() == undisturbed and resumed_from() == step
@@ -130,6 +130,10 @@ def test_another_training_never_goes_on_from_it(train, tmp_path, change):
     change(tmp_path)
     assert train() is None
     assert resumed_from() == 0
+
+
+def test_the_state_is_locked_until_it_is_removed(observed):
+    assert observed("lock", epochs=1) == [None, {"free": False}]
 
 
 def test_the_code_is_part_of_the_fingerprint(splits, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,8 +78,12 @@ def finetune(knobs: Params, log: Log) -> Result:
         refuse_overlong(pd.read_parquet(SIGNALS, columns=["row", "n_tokens"]), knobs.unsloth.max_length)
     chat = Chat.load()
     train, validation = (examples(chat, split, knobs.unsloth.max_length) for split in ("train", "validation"))
-    kept = files.state_dir("training", fingerprint(knobs, _RECORD))
-    with alone(kept.with_suffix(".lock"), "this very training runs already, in another copy of this folder"):
+    kept = files.state_dir("training") / fingerprint(knobs, _RECORD)
+    with ExitStack() as held:
+        busy = "this very training runs already, in another copy of this folder"
+        held.enter_context(alone(kept.with_suffix(".lock"), busy))
+        # Only now: who held the lock before may have removed it.
+        kept.mkdir(exist_ok=True)
         tuned.keep_start(loaded.model, kept, knobs)
         with without_banners():
             done = training.train(loaded, train, validation, knobs, log, kept)
@@ -86,8 +91,11 @@ def finetune(knobs: Params, log: Log) -> Result:
         weights.copy_tokenizer(BASE, TUNED)
         counts = {"train": len(train), "validation": len(validation)}
         card.write(TUNED, knobs, done.metrics, counts, adapter=knobs.method != "full")
-    notice(f"tuned: epoch {done.metrics['best_epoch']:g} had the best validation loss and is kept in {TUNED}")
-    return replace(done, weights=moved(base, TUNED), clean_up=lambda: shutil.rmtree(kept))
+        notice(f"tuned: epoch {done.metrics['best_epoch']:g} had the best validation loss and is kept in {TUNED}")
+        result = replace(done, weights=moved(base, TUNED))
+        # Locked until it is gone, so that nobody goes on from it meanwhile.
+        held.callback(shutil.rmtree, kept)
+        return replace(result, clean_up=held.pop_all().close)
 
 
 def pair(knobs: Params) -> Pair:
