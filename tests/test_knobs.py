@@ -4,11 +4,13 @@ import csv
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from msgspec.structs import replace
+from safetensors.torch import load_file, save_file
 
 from stages import conversations
 from stages.backends.unsloth import weights_folder
@@ -349,12 +351,39 @@ def test_what_cannot_work_is_refused_before_data_is_read(train, knobs, message):
     assert re.search(message, error), error
 
 
-def test_a_training_that_diverges_stops_with_step_cause_and_last_checkpoint(train):
-    error = train(
-        optim="sgd", lr=1.0, max_grad_norm=None, layers__lr={"lora_B": 1000.0}, epochs=50, checkpoint__every=1
-    )
+DIVERGING = {"optim": "sgd", "lr": 1.0, "max_grad_norm": None, "layers__lr": {"lora_B": 1000.0}, "checkpoint__every": 1}
+
+
+def test_a_training_that_diverges_stops_with_step_and_cause_and_keeps_what_was_good(train):
+    error = train(**DIVERGING, epochs=50, batch_size=8)
     first, *rest = error.splitlines()
-    assert first.startswith("training diverged at step ") and "NaN or infinite" in first
+    assert re.fullmatch("training diverged after step [0-9]+: the (validation loss|loss|gradient) is NaN.*", first)
     assert "most likely lr 1 is too high: try lr 0.1, a larger warmup_ratio, max_grad_norm: 1.0" in rest[0]
-    assert Path(rest[1].rpartition(" ")[2]).is_dir(), rest[1]
     assert not TUNED.exists()
+    measured = [float(row["validation_loss"]) for row in rows(VALIDATION_HISTORY)][1:]
+    epoch = measured.index(min(measured)) + 1
+    assert f"the best model so far, of epoch {epoch}, step {2 * epoch}, is kept: " in rest[1]
+    kept = Path(rest[1].partition(" is kept: ")[2])
+    weights = Weights(kept)
+    assert max(float(weights[name].abs().max()) for name in weights) < 1000, "weights grow before the loss is infinite"
+    steps = [int(path.name.partition("-")[2]) for path in kept.parent.glob("checkpoint-*")]
+    assert all(step <= 2 * epoch for step in steps), "a training never goes on from what has diverged"
+
+
+def test_a_training_that_diverges_before_it_was_measured_keeps_nothing(train):
+    error = train(**{**DIVERGING, "layers__lr": {".": 1000.0}}, epochs=1, batch_size=1, warmup_ratio=0.0)
+    assert error is not None and error.startswith("training diverged after step ")
+    assert error.splitlines()[2] == "no epoch was finished, so there is no model to keep"
+    assert not list(Path(".state/training").glob("*/checkpoint-*"))
+
+
+def test_a_base_model_that_is_broken_is_told_as_such(train, small_base, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(small_base, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = math.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    use_base(broken)
+    error = train()
+    assert error.startswith("training cannot start: before the first update the validation loss is NaN or infinite")
+    assert "not lr, but the base model is to blame" in error and "overflow in bfloat16" in error

@@ -47,12 +47,12 @@ def train(
         knobs,
         trainable.batches,
         trainable.groups,
+        keep,
         model=trainable.model,
         processing_class=trainable.tokenizer,
         args=_arguments(kept, steps, knobs, fresh=checkpoint is None),
         train_dataset=dataset(train),
         eval_dataset=dataset(validation),
-        callbacks=[keep],
     )
     size = _place_and_size(trainable.model)
     notice("finetune: {trainable_parameters:,} of {parameters:,} weights, {device}, {dtype}".format(**size))
