@@ -169,7 +169,7 @@ class Checkpoint(Section):
 class Unsloth(Section):
     model: Text
     revision: Text | None
-    max_length: Annotated[Count, Field(ge=16)]
+    max_length: Annotated[Count, Field(ge=16, le=1_000_000)]
     overlong: Literal["stop", "drop"]
 
 

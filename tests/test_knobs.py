@@ -321,6 +321,8 @@ def test_adversarial_training_changes_the_weights(train, method):
     "knobs, message",
     [
         ({"optim": "adamw_8bit"}, "optim: adamw_8bit needs an NVIDIA GPU"),
+        ({"unsloth__max_length": 2049}, "max_length: 2049 is more than the 2048 tokens that the model can read"),
+        ({"unsloth__max_length": 10**9}, "max_length: 1000000000 is not allowed; expected a whole number >= 16 and <="),
         ({"lora__target_modules": ["q_prj"]}, "no module 'q_prj'; did you mean 'q_proj'?"),
         ({"lora__target_modules": "nothing"}, "lora.target_modules: .*nothing"),
         ({"lora__layers_to_transform": [0, 2]}, "the model has layers 0 to 1, and no 2"),

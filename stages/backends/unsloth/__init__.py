@@ -71,12 +71,13 @@ def finetune(knobs: Params, log: Log) -> Result:
 
     trainable.refuse_impossible(knobs)
     trainable.start()
+    chat = Chat.load()
+    refuse_beyond(chat.context, knobs.unsloth.max_length)
     base = weights_folder()
     with without_banners():
         loaded = trainable.load(base, knobs)
     if knobs.unsloth.overlong == "stop":
         refuse_overlong(pd.read_parquet(SIGNALS, columns=["row", "n_tokens"]), knobs.unsloth.max_length)
-    chat = Chat.load()
     train, validation = (examples(chat, split, knobs.unsloth.max_length) for split in ("train", "validation"))
     kept = files.state_dir("training") / fingerprint(knobs, _RECORD)
     with ExitStack() as held:
@@ -103,6 +104,19 @@ def pair(knobs: Params) -> Pair:
     from stages.backends.unsloth import local
 
     return local.Pair.load(weights_folder(), TUNED, Chat.load(), knobs.evaluate.batch_size)
+
+
+def refuse_beyond(context: int, max_length: int) -> None:
+    """Stop where `max_length` is more than the model can read: Unsloth would stretch the model's positions for it.
+
+    Raises:
+        UserError: it is.
+    """
+    if max_length > context:
+        raise UserError(
+            f"unsloth.max_length: {max_length} is more than the {context} tokens that the model can read; lower it, or"
+            " choose another unsloth.model"
+        )
 
 
 def refuse_overlong(signals: pd.DataFrame, max_length: int) -> None:
