@@ -14,7 +14,7 @@ from stages.backends.unsloth.trainable import Trainable
 from stages.command import notice
 from stages.params import Params
 
-VERSIONS = ("unsloth", "torch", "transformers", "trl", "peft")
+VERSIONS = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
 
 
 def train(
