@@ -299,13 +299,37 @@ def test_gradients_are_clipped(train):
     assert moved[0.0001] == pytest.approx(0.0001, rel=0.01) and moved[None] > 0.01
 
 
-@pytest.mark.parametrize("knob", [{"gradient_checkpointing": True}, {"packing": False}])
-def test_what_saves_memory_does_not_change_the_result(train, knob):
-    found = []
-    for values in ({}, knob):
-        assert train(epochs=1, lr=0.01, batch_size=4, **values) is None
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_gradient_checkpointing_computes_each_layer_again_and_nothing_else(observed, method, packing):
+    attentions, found = [], []
+    for checkpointing in (False, True):
+        error, calls = observed(
+            "calls",
+            gradient_checkpointing=checkpointing,
+            packing=packing,
+            method=method,
+            epochs=1,
+            batch_size=4,
+            lr=0.01,
+        )
+        assert error is None
+        attentions.append(calls["LlamaAttention"])
         found.append(losses())
+    # 4 steps and 2 measurements, of 2 layers each; the steps' layers are computed again.
+    assert attentions == [(4 + 2) * 2, (4 + 2 + 4) * 2]
     assert found[0] == pytest.approx(found[1], abs=0.02)
+
+
+def test_packing_makes_trees_and_does_not_change_the_result(observed):
+    found = {}
+    for packing in (True, "auto", False):
+        error, calls = observed("calls", packing=packing, epochs=1, lr=0.01, batch_size=4)
+        assert error is None and calls.get("trees", 0) == (0 if packing is False else 4 + 2)
+        # Unsloth's own loss runs the whole model; over trees only the layers are run.
+        assert ("LlamaForCausalLM" in calls) == (packing is False)
+        found[packing] = losses()
+    assert found[True] == found["auto"] == pytest.approx(found[False], abs=0.02)
 
 
 @pytest.mark.parametrize("method", ["neftune", "fgm", "pgd", "freelb"])
