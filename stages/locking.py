@@ -17,7 +17,7 @@ _WAIT_SECONDS = 15
 
 @contextmanager
 def alone(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs.
+    """Hold the lock file `path` while the block runs; it is removed afterwards.
 
     Raises:
         UserError: another process holds it; the message starts with `what` and names that process.
@@ -32,6 +32,8 @@ def alone(path: Path, what: str) -> Iterator[None]:
                 yield
             finally:
                 holder.unlink(missing_ok=True)
+                # While it is held, and as the last act: filelock takes no file that was removed while it waited.
+                path.unlink(missing_ok=True)
     except Timeout:
         who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "a process that just started"
         raise UserError(f"{what} ({who}); wait for it or stop it, then run again") from None

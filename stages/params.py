@@ -169,7 +169,7 @@ class Checkpoint(Section):
 class Unsloth(Section):
     model: Text
     revision: Text | None
-    max_length: Annotated[Count, Field(ge=16)]
+    max_length: Annotated[Count, Field(ge=16, le=1_000_000)]
     overlong: Literal["stop", "drop"]
 
 
@@ -264,10 +264,16 @@ class Params(Section):
             raise ValueError("warmup_ratio + schedule.decay_ratio exceed 1: warm-up and decay do not fit in one run")
         if self.method == "full" and (idle := self._idle_in_full()):
             raise ValueError(f"{', '.join(idle)}: for the adapters of LoRA, and method: full has none; leave it out")
-        if self.lora.init_lora_weights in ("pissa", "olora") and self.method not in ("lora", "full"):
+        start = self.lora.init_lora_weights
+        if start in ("pissa", "olora") and self.method not in ("lora", "full"):
             raise ValueError(
-                f"lora.init_lora_weights: {self.lora.init_lora_weights} changes the base's weights, which method:"
+                f"lora.init_lora_weights: {start} changes the base's weights, which method:"
                 f" {self.method} keeps; choose default, gaussian or orthogonal"
+            )
+        if start in ("pissa", "olora") and self.lora.bias != "none":
+            raise ValueError(
+                f"lora.bias: {self.lora.bias} is not allowed with lora.init_lora_weights: {start}, whose adapters are"
+                " given away without biases; set it to none, or choose another initialisation"
             )
         return self
 

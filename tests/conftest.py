@@ -137,17 +137,24 @@ def lab():
 
 
 @pytest.fixture
-def train(splits, lab):
-    """A function that runs the finetune stage with some parameters changed, and returns its error or None."""
+def observed(splits, lab):
+    """A function that runs the finetune stage with some parameters changed; returns its error or None, and what the
+    probe (see tests/probes.py) found."""
 
-    def run(**knobs):
+    def run(probe, **knobs):
         set_params(**knobs)
-        print(Path.cwd(), file=lab.stdin, flush=True)
+        print(json.dumps([str(Path.cwd()), probe]), file=lab.stdin, flush=True)
         answer = lab.stdout.readline()
         assert answer, "the stage's process died"
         return json.loads(answer)
 
     return run
+
+
+@pytest.fixture
+def train(observed):
+    """A function that runs the finetune stage with some parameters changed, and returns its error or None."""
+    return lambda **knobs: observed("nothing", **knobs)[0]
 
 
 @pytest.fixture

@@ -4,19 +4,23 @@ import csv
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
+from safetensors.torch import load_file, save_file
 
 from stages import conversations
 from stages.backends.unsloth import weights_folder
 from stages.backends.unsloth.chat import Chat
 from stages.backends.unsloth.local import Pair
+from stages.conversations import Conversation
 from stages.paths import GROUPS, HISTORY, RUN, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY, WEIGHTS
 from stages.training.movement import Weights
 
-from .conftest import use_base
+from .conftest import talks, use_base
 from .small import make_base
 
 
@@ -64,6 +68,50 @@ def test_the_learning_rate_follows_the_scheduler(train, scheduler):
     )
     assert error is None
     assert rates() == pytest.approx(SCHEDULES[scheduler], rel=1e-5, abs=1e-9)
+
+
+# The rest of the knobs is as in params.yaml; 16 conversations.
+ROUNDED = {
+    "no warm-up": ({"scheduler": "inverse_sqrt", "warmup_ratio": 0.0}, [1, 1 / math.sqrt(2), 1 / math.sqrt(3), 1 / 2]),
+    # 3 steps, and half of them, rounded, are 2.
+    "warm-up and decay meet": (
+        {"scheduler": "warmup_stable_decay", "warmup_ratio": 0.5, "schedule__decay_ratio": 0.5, "epochs": 0.75},
+        [0, 0.5, 1],
+    ),
+    "warm-up is all": ({"scheduler": "linear", "warmup_ratio": 0.9}, [0, 1 / 3, 2 / 3, 1]),
+    "one step": ({"scheduler": "warmup_stable_decay", "warmup_ratio": 0.6, "epochs": 0.25}, [1]),
+}
+
+
+@pytest.mark.parametrize("case", ROUNDED)
+def test_few_steps_still_reach_the_peak(train, case):
+    knobs, expected = ROUNDED[case]
+    assert train(**{"lr": 0.01, "batch_size": 4, "epochs": 1, **knobs}) is None
+    assert rates() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def weighted(count, weight):
+    """Conversations of which each has its answer learned with the weight that `weight` gives for its number."""
+    return [
+        Conversation((one.messages[0], one.messages[1], replace(one.messages[2], weight=weight(number))))
+        for number, one in enumerate(talks(count))
+    ]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_conversations_of_weight_0_are_not_learned(train, packing):
+    # Of the batches of one conversation, every fifth has nothing to learn.
+    conversations.write_jsonl(SPLITS["train"], weighted(16, lambda number: int(number % 5 > 0)))
+    assert train(packing=packing, batch_size=1, epochs=1, lr=0.01) is None
+    assert sorted(losses())[:4] == [0.0] * 4 and min(sorted(losses())[4:]) > 1
+    assert all(float(row["change"]) > 0 for row in rows(WEIGHTS))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_split_with_nothing_to_learn_is_refused(train, split):
+    conversations.write_jsonl(SPLITS[split], weighted(4, lambda _: 0))
+    error = train(epochs=1)
+    assert error.startswith(f"nothing to learn in data/splits/{split}.jsonl: all its assistant messages have weight 0")
 
 
 def test_fractions_of_an_epoch(train):
@@ -251,13 +299,37 @@ def test_gradients_are_clipped(train):
     assert moved[0.0001] == pytest.approx(0.0001, rel=0.01) and moved[None] > 0.01
 
 
-@pytest.mark.parametrize("knob", [{"gradient_checkpointing": True}, {"packing": False}])
-def test_what_saves_memory_does_not_change_the_result(train, knob):
-    found = []
-    for values in ({}, knob):
-        assert train(epochs=1, lr=0.01, batch_size=4, **values) is None
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_gradient_checkpointing_computes_each_layer_again_and_nothing_else(observed, method, packing):
+    attentions, found = [], []
+    for checkpointing in (False, True):
+        error, calls = observed(
+            "calls",
+            gradient_checkpointing=checkpointing,
+            packing=packing,
+            method=method,
+            epochs=1,
+            batch_size=4,
+            lr=0.01,
+        )
+        assert error is None
+        attentions.append(calls["LlamaAttention"])
         found.append(losses())
+    # 4 steps and 2 measurements, of 2 layers each; the steps' layers are computed again.
+    assert attentions == [(4 + 2) * 2, (4 + 2 + 4) * 2]
     assert found[0] == pytest.approx(found[1], abs=0.02)
+
+
+def test_packing_makes_trees_and_does_not_change_the_result(observed):
+    found = {}
+    for packing in (True, "auto", False):
+        error, calls = observed("calls", packing=packing, epochs=1, lr=0.01, batch_size=4)
+        assert error is None and calls.get("trees", 0) == (0 if packing is False else 4 + 2)
+        # Unsloth's own loss runs the whole model; over trees only the layers are run.
+        assert ("LlamaForCausalLM" in calls) == (packing is False)
+        found[packing] = losses()
+    assert found[True] == found["auto"] == pytest.approx(found[False], abs=0.02)
 
 
 @pytest.mark.parametrize("method", ["neftune", "fgm", "pgd", "freelb"])
@@ -273,6 +345,8 @@ def test_adversarial_training_changes_the_weights(train, method):
     "knobs, message",
     [
         ({"optim": "adamw_8bit"}, "optim: adamw_8bit needs an NVIDIA GPU"),
+        ({"unsloth__max_length": 2049}, "max_length: 2049 is more than the 2048 tokens that the model can read"),
+        ({"unsloth__max_length": 10**9}, "max_length: 1000000000 is not allowed; expected a whole number >= 16 and <="),
         ({"lora__target_modules": ["q_prj"]}, "no module 'q_prj'; did you mean 'q_proj'?"),
         ({"lora__target_modules": "nothing"}, "lora.target_modules: .*nothing"),
         ({"lora__layers_to_transform": [0, 2]}, "the model has layers 0 to 1, and no 2"),
@@ -281,6 +355,11 @@ def test_adversarial_training_changes_the_weights(train, method):
         ({"layers__lr": {".": 0}}, "layers.lr: 0 freezes all"),
         ({"method": "full", "dropout": 0.1}, "dropout: for the adapters of LoRA, and method: full has none"),
         ({"method": "qlora", "lora__init_lora_weights": "pissa"}, "changes the base's weights"),
+        (
+            {"lora__bias": "lora_only", "lora__init_lora_weights": "pissa"},
+            "bias: lora_only is not allowed with .*pissa",
+        ),
+        ({"lora__bias": "all", "lora__init_lora_weights": "olora"}, "bias: all is not allowed with .*olora"),
         ({"lora__r": 3, "lora__init_lora_weights": "orthogonal"}, "orthogonal needs an even r, not 3"),
         (
             {"lora__target_modules": "("},
@@ -298,12 +377,39 @@ def test_what_cannot_work_is_refused_before_data_is_read(train, knobs, message):
     assert re.search(message, error), error
 
 
-def test_a_training_that_diverges_stops_with_step_cause_and_last_checkpoint(train):
-    error = train(
-        optim="sgd", lr=1.0, max_grad_norm=None, layers__lr={"lora_B": 1000.0}, epochs=50, checkpoint__every=1
-    )
+DIVERGING = {"optim": "sgd", "lr": 1.0, "max_grad_norm": None, "layers__lr": {"lora_B": 1000.0}, "checkpoint__every": 1}
+
+
+def test_a_training_that_diverges_stops_with_step_and_cause_and_keeps_what_was_good(train):
+    error = train(**DIVERGING, epochs=50, batch_size=8)
     first, *rest = error.splitlines()
-    assert first.startswith("training diverged at step ") and "NaN or infinite" in first
+    assert re.fullmatch("training diverged after step [0-9]+: the (validation loss|loss|gradient) is NaN.*", first)
     assert "most likely lr 1 is too high: try lr 0.1, a larger warmup_ratio, max_grad_norm: 1.0" in rest[0]
-    assert Path(rest[1].rpartition(" ")[2]).is_dir(), rest[1]
     assert not TUNED.exists()
+    measured = [float(row["validation_loss"]) for row in rows(VALIDATION_HISTORY)][1:]
+    epoch = measured.index(min(measured)) + 1
+    assert f"the best model so far, of epoch {epoch}, step {2 * epoch}, is kept: " in rest[1]
+    kept = Path(rest[1].partition(" is kept: ")[2])
+    weights = Weights(kept)
+    assert max(float(weights[name].abs().max()) for name in weights) < 1000, "weights grow before the loss is infinite"
+    steps = [int(path.name.partition("-")[2]) for path in kept.parent.glob("checkpoint-*")]
+    assert all(step <= 2 * epoch for step in steps), "a training never goes on from what has diverged"
+
+
+def test_a_training_that_diverges_before_it_was_measured_keeps_nothing(train):
+    error = train(**{**DIVERGING, "layers__lr": {".": 1000.0}}, epochs=1, batch_size=1, warmup_ratio=0.0)
+    assert error is not None and error.startswith("training diverged after step ")
+    assert error.splitlines()[2] == "no epoch was finished, so there is no model to keep"
+    assert not list(Path(".state/training").glob("*/checkpoint-*"))
+
+
+def test_a_base_model_that_is_broken_is_told_as_such(train, small_base, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(small_base, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = math.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    use_base(broken)
+    error = train()
+    assert error.startswith("training cannot start: before the first update the validation loss is NaN or infinite")
+    assert "not lr, but the base model is to blame" in error and "overflow in bfloat16" in error

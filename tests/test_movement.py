@@ -1,6 +1,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from stages.training.movement import moved
@@ -17,20 +18,24 @@ def qwen(tmp_path_factory):
     return make_base(tmp_path_factory.mktemp("qwen"), "qwen2")
 
 
+def merged(base, folder, **options):
+    """The weights of the base with an adapter that moved at random; the adapter itself is left in `folder`."""
+    torch.manual_seed(0)
+    adapted = get_peft_model(loaded(base), LoraConfig(r=4, lora_alpha=16, task_type="CAUSAL_LM", **options))
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight += 0.01 * torch.randn_like(weight)
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    return adapted.merge_and_unload().state_dict()
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"use_rslora": True}, {"use_dora": True}, {"bias": "all"}, {"bias": "lora_only", "use_dora": True}],
 )
 def test_changes_are_those_of_the_merged_model(qwen, tmp_path, options):
-    torch.manual_seed(0)
-    config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **options)
-    adapted = get_peft_model(loaded(qwen), config)
-    with torch.no_grad():
-        for weight in adapted.parameters():
-            if weight.requires_grad:
-                weight += 0.01 * torch.randn_like(weight)
-    adapted.save_pretrained(tmp_path)
-    after, before = adapted.merge_and_unload().state_dict(), loaded(qwen).state_dict()
+    after, before = merged(qwen, tmp_path, target_modules=["q_proj", "down_proj"], **options), loaded(qwen).state_dict()
     expected = {
         name: float((after[name] - before[name]).norm() / before[name].norm().clamp(min=1e-12))
         for name in before
@@ -40,6 +45,31 @@ def test_changes_are_those_of_the_merged_model(qwen, tmp_path, options):
     assert {name.removesuffix(".weight") for name in expected} == set(found)
     for name, change in expected.items():
         assert found[name.removesuffix(".weight")] == pytest.approx(change, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options, module",
+    [
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "model.embed_tokens"),
+        ({"target_modules": ["q_proj", "embed_tokens"], "use_dora": True}, "model.embed_tokens"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "lm_head"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "lm_head"),
+    ],
+)
+def test_embeddings_and_a_head_that_shares_them(qwen, tmp_path, options, module):
+    after, before = merged(qwen, tmp_path, **options), loaded(qwen).state_dict()
+    found = {row["module"]: row["change"] for row in moved(qwen, tmp_path)}
+    name = f"{module}.weight"
+    assert set(found) == {"self_attn.q_proj", module}
+    assert found[module] == pytest.approx(float((after[name] - before[name]).norm() / before[name].norm()), rel=1e-3)
+
+
+def test_a_weight_without_a_row_is_an_error(qwen, tmp_path):
+    merged(qwen, tmp_path, target_modules=["q_proj"])
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({**weights, "base_model.model.extra.weight": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AssertionError, match="extra.weight was trained"):
+        moved(qwen, tmp_path)
 
 
 def test_a_whole_model(qwen, tmp_path):

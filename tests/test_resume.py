@@ -27,9 +27,8 @@ KNOBS = {
 
 
 def outcome():
-    return [
-        path.read_bytes() for path in (TUNED / "adapter_model.safetensors", HISTORY, VALIDATION_HISTORY, TRAIN_METRICS)
-    ]
+    weights = sorted(TUNED.glob("*.safetensors"))
+    return [path.read_bytes() for path in (*weights, HISTORY, VALIDATION_HISTORY, TRAIN_METRICS)]
 
 
 def killed(place, times):
@@ -65,10 +64,27 @@ def state():
 def test_kill_9_at_any_point_leads_to_the_same_result(train, place, times, step):
     assert train(**KNOBS) is None
     undisturbed = outcome()
-    assert not list(Path(".state/training").glob("*/*")), "a finished training leaves no checkpoints"
+    assert not list(Path(".state/training").iterdir()), "a finished training leaves no checkpoints and no lock"
     killed(place, times)
     assert train() is None
     assert outcome() == undisturbed and resumed_from() == step
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"method": "qlora"},
+        {"method": "full", "dropout": 0.0, "lr": 0.003},
+        {"lora__init_lora_weights": "pissa"},
+        {"lora__target_modules": ["q_proj", "embed_tokens"]},
+    ],
+)
+def test_whatever_is_trained_goes_on_learning(train, knobs):
+    assert train(**{**KNOBS, **knobs}) is None
+    undisturbed = outcome()
+    killed("stages.training.trainer.Trainer.training_step", 8)
+    assert train() is None
+    assert outcome() == undisturbed and resumed_from() == 6
 
 
 def spoil(checkpoint, how):
@@ -116,19 +132,61 @@ def test_another_training_never_goes_on_from_it(train, tmp_path, change):
     assert resumed_from() == 0
 
 
-def test_the_code_is_part_of_the_fingerprint(splits, tmp_path, monkeypatch):
+def test_the_state_is_locked_until_it_is_removed(observed):
+    assert observed("lock", epochs=1) == [None, {"free": False}]
+
+
+@pytest.fixture
+def digest(splits, monkeypatch):
+    """A function that gives the fingerprint of the training as it would be now, over code that the test may change."""
     from stages import params
     from stages.backends.unsloth import fingerprint
 
-    module = tmp_path / "code"
-    files.write_text(module / "some.py", "1")
-    monkeypatch.setattr(fingerprint, "_CODE", (module,))
-    found = [fingerprint.fingerprint(params.load(), SPLITS["test"])]
-    files.write_text(module / "some.py", "2")
-    found.append(fingerprint.fingerprint(params.load(), SPLITS["test"]))
-    set_params(checkpoint__every=7, evaluate__resamples=100)
-    found.append(fingerprint.fingerprint(params.load(), SPLITS["test"]))
-    assert found[0] != found[1] == found[2]
+    places = [Path("code"), Path("alone.py")]
+    for path in (places[0] / "some.py", places[1]):
+        files.write_text(path, "1")
+    monkeypatch.setattr(fingerprint, "_CODE", tuple(places))
+    return lambda: fingerprint.fingerprint(params.load(), SPLITS["test"])
+
+
+@pytest.mark.parametrize("path", ["code/some.py", "alone.py"])
+def test_the_code_is_part_of_the_fingerprint(digest, path):
+    before = digest()
+    files.write_text(Path(path), "2")
+    assert digest() != before
+
+
+def test_what_reads_conversations_is_part_of_the_code():
+    from stages.backends.unsloth import fingerprint
+
+    assert Path(conversations.__file__) in fingerprint._CODE
+
+
+@pytest.mark.parametrize("name", ["unsloth_zoo", "accelerate", "bitsandbytes", "torch"])
+def test_versions_are_part_of_the_fingerprint(digest, monkeypatch, name):
+    from stages.backends.unsloth import fingerprint
+
+    before, real = digest(), fingerprint.installed
+    monkeypatch.setattr(fingerprint, "installed", lambda package: "0" if package == name else real(package))
+    assert digest() != before
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"checkpoint__every": 7},
+        {"evaluate__resamples": 100},
+        {"export__formats": ["gguf"]},
+        {"review__regressions": {}},
+        {"validate__max_quarantined": 0.5},
+    ],
+)
+def test_what_does_not_decide_a_training_keeps_the_fingerprint(digest, knobs):
+    before = digest()
+    set_params(**knobs)
+    assert digest() == before
+    set_params(lr=0.02)
+    assert digest() != before
 
 
 def test_a_checkpoint_that_cannot_be_written_is_left_out(splits, train):

@@ -46,13 +46,25 @@ def seal(folder: Path) -> None:
 
 def recover(parent: Path) -> Checkpoint | None:
     """The newest whole checkpoint, or None; torn ones after it are removed."""
-    steps = (path.name.removeprefix(_PREFIX) for path in parent.glob(f"{_PREFIX}*"))
-    for step in sorted((int(step) for step in steps if step.isdigit()), reverse=True):
+    for step in _steps(parent):
         folder = folder_of(parent, step)
         if _whole(folder):
             return Checkpoint(folder, json.loads((folder / _STATE).read_text(encoding="utf-8")))
         shutil.rmtree(folder)
     return None
+
+
+def drop_after(parent: Path, step: int) -> None:
+    """Remove the checkpoints of later steps."""
+    for late in _steps(parent):
+        if late > step:
+            shutil.rmtree(folder_of(parent, late))
+
+
+def _steps(parent: Path) -> list[int]:
+    """Steps that have a checkpoint, the newest first."""
+    steps = (path.name.removeprefix(_PREFIX) for path in parent.glob(f"{_PREFIX}*"))
+    return sorted((int(step) for step in steps if step.isdigit()), reverse=True)
 
 
 def _whole(folder: Path) -> bool:

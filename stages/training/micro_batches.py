@@ -23,9 +23,9 @@ class MicroBatches:
         self.packed, self.share, self.pad, self.budget = packed, share, pad, budget
 
     def of(self, batch: Sequence[Example]) -> list[MicroBatch]:
-        """The micro-batches of a batch."""
+        """The micro-batches of a batch that have something to learn; a mean over no tokens would be NaN."""
         make = (lambda cut: branches.plant(cut, self.share)) if self.packed else (lambda cut: padded(cut, self.pad))
-        return [make(cut) for cut in self._cuts(batch)]
+        return [micro for cut in self._cuts(batch) if learned(micro := make(cut))]
 
     def shrink(self, batch: Sequence[Example]) -> None:
         """Halve the budget, as often as it takes for this batch to be cut further.

@@ -4,6 +4,7 @@ Read from the files alone, tensor by tensor, so it takes the memory of one weigh
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from safetensors import safe_open
 
 from stages.training.optimizer import layer_of, plain
+
+_TIED = {"lm_head.weight": "model.embed_tokens.weight"}
 
 
 class Weights:
@@ -51,25 +54,48 @@ def _row(name: str, change: float) -> dict[str, Any]:
 
 def _of_model(before: Weights, tuned: Path) -> Iterator[tuple[str, float]]:
     after = Weights(tuned)
-    return ((name, _share(after[name] - before[name], before[name])) for name in after if name in before)
+    for name in after:
+        base = _base(before, name)
+        yield name, _share(after[name] - base, base)
 
 
 def _of_adapter(before: Weights, tuned: Path) -> Iterator[tuple[str, float]]:
     config = json.loads((tuned / "adapter_config.json").read_text(encoding="utf-8"))
     scale = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
     adapter = Weights(tuned)
+    for name, parts in _parts(adapter).items():
+        base = _base(before, name)
+        yield name, _share(_difference(base, adapter, parts, scale), base)
+
+
+def _parts(adapter: Weights) -> dict[str, dict[str, str]]:
+    """Of each weight of the base that is trained, the adapter's tensors by their part in it; none is left out."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
     for key in adapter:
-        name, adapted, _ = plain(key).partition(".lora_A")
-        if adapted:
-            base = before[f"{name}.weight"]
-            update = adapter[key.replace("lora_A", "lora_B")] @ adapter[key] * scale
-            magnitude = f"{key.partition('.lora_A')[0]}.lora_magnitude_vector"
-            if magnitude in adapter:
-                update = _dora(base, update, adapter[magnitude]) - base
-            yield f"{name}.weight", _share(update.reshape(base.shape), base)
-        elif name in before:
-            # A bias, or a module that is trained and saved whole.
-            yield name, _share(adapter[key] - before[name], before[name])
+        place, adapted, part = key.partition(".lora_")
+        name, part = (f"{place}.weight", part.removesuffix(".weight")) if adapted else (key, "whole")
+        found[plain(name)][part] = key
+    return found
+
+
+def _difference(base: torch.Tensor, adapter: Weights, parts: dict[str, str], scale: float) -> torch.Tensor:
+    """Tuned weight minus base, for embeddings transposed: that is how peft holds their updates."""
+    if "whole" in parts:
+        # A bias, or a module that is trained and saved whole.
+        return adapter[parts["whole"]] - base
+    kind = "embedding_" if "embedding_A" in parts else ""
+    base = base.T if kind else base
+    update = (adapter[parts[f"{kind}B"]] @ adapter[parts[f"{kind}A"]] * scale).reshape(base.shape)
+    if "magnitude_vector" in parts:
+        return _dora(base, update, adapter[parts["magnitude_vector"]]) - base
+    return update
+
+
+def _base(before: Weights, name: str) -> torch.Tensor:
+    # A head that shares its weights with the embeddings stands in no file.
+    stands = name if name in before else _TIED.get(name, name)
+    assert stands in before, f"{name} was trained, but the base has no weight of this name"
+    return before[stands]
 
 
 def _dora(base: torch.Tensor, update: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:

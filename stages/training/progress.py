@@ -14,6 +14,8 @@ from stages.command import UserError, notice
 from stages.params import Params
 from stages.training.checkpoints import Checkpoint
 
+_KEPT = ("best_loss", "best_epoch", "best_step", "stale")
+
 
 class KeepBest(TrainerCallback, ExportableState):  # type: ignore[misc]
     """Has the model measured after each epoch, keeps the best by validation loss, stops when none gets better.
@@ -23,12 +25,11 @@ class KeepBest(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def __init__(self, folder: Path, epoch_steps: int, knobs: Params, log: Callable[[dict[str, Any]], Any]) -> None:
         self.folder, self.epoch_steps, self.knobs, self.write = folder, epoch_steps, knobs, log
-        self.best_loss, self.best_epoch, self.stale = float("inf"), 0.0, 0
+        self.best_loss, self.best_epoch, self.best_step, self.stale = float("inf"), 0.0, 0, 0
 
     def state(self) -> dict[str, Any]:
         """What goes into a checkpoint."""
-        kept = {"best_loss": self.best_loss, "best_epoch": self.best_epoch, "stale": self.stale}
-        return {"args": {}, "attributes": kept}
+        return {"args": {}, "attributes": {name: getattr(self, name) for name in _KEPT}}
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up what a checkpoint kept, and write the history up to it."""
@@ -36,6 +37,12 @@ class KeepBest(TrainerCallback, ExportableState):  # type: ignore[misc]
             setattr(self, name, value)
         for entry in checkpoint.state["log_history"]:
             self._log(entry, entry["step"], entry["epoch"])
+
+    def told(self) -> str:
+        """A line on the best model so far."""
+        if not self.best_step:
+            return "no epoch was finished, so there is no model to keep"
+        return f"the best model so far, of epoch {self.best_epoch:g}, step {self.best_step}, is kept: {self.folder}"
 
     @property
     def stopped(self) -> bool:
@@ -61,7 +68,7 @@ class KeepBest(TrainerCallback, ExportableState):  # type: ignore[misc]
         if not state.global_step:
             return
         if loss < self.best_loss:
-            self.best_loss, self.best_epoch, self.stale = loss, epoch, 0
+            self.best_loss, self.best_epoch, self.best_step, self.stale = loss, epoch, state.global_step, 0
             self._keep(given["model"])
         else:
             self.stale += 1

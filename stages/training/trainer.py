@@ -20,16 +20,23 @@ from stages.params import Params
 from stages.training import adversarial, checkpoints, micro_batches
 from stages.training.micro_batches import MicroBatch, MicroBatches
 from stages.training.optimizer import Group
+from stages.training.progress import KeepBest
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
     """Trains on lists of examples, measures validation loss as the mean over all tokens, keeps whole checkpoints."""
 
-    def __init__(self, knobs: Params, batches: MicroBatches, groups: Sequence[Group], **given: Any) -> None:
+    def __init__(
+        self, knobs: Params, batches: MicroBatches, groups: Sequence[Group], keep: KeepBest, **given: Any
+    ) -> None:
+        formats = {id(weight): weight.dtype for group in groups for weight in group.tensors}
         # The collator leaves a batch as it is: how it is cut depends on the memory that is free at its step.
-        super().__init__(data_collator=_examples, **given)
+        super().__init__(data_collator=_examples, callbacks=[keep], **given)
+        # TRL brings the adapters over a base in 4 bit to bf16, where small steps are lost in rounding.
+        for weight in (weight for group in groups for weight in group.tensors):
+            weight.data = weight.data.to(formats[id(weight)])
         self.folder = Path(str(self.args.output_dir))
-        self.knobs, self.batches, self.groups = knobs, batches, groups
+        self.knobs, self.batches, self.groups, self.keep = knobs, batches, groups, keep
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -76,7 +83,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
                     count += micro_batches.learned(micro)
         model.train()
         if not math.isfinite(total):
-            self._diverged("validation loss", self.state.global_step)
+            self._diverged("validation loss")
         metrics = {"eval_loss": total / count}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -85,8 +92,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     def _gradients(self, model: Any, batch: Sequence[Example]) -> torch.Tensor:
         """Add the batch's gradients, micro-batch by micro-batch, to the weights; returns its loss."""
         cut = [self._prepare_inputs(micro) for micro in self.batches.of(batch)]
-        # A batch may have nothing to learn, where all its messages have weight 0.
-        count = max(1, sum(micro_batches.learned(micro) for micro in cut))
+        count = sum(micro_batches.learned(micro) for micro in cut)
         smoothing = self.knobs.label_smoothing_factor
         total = torch.zeros((), device=self.args.device)
         for micro in cut:
@@ -110,22 +116,38 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     def _refuse_divergence(self, model: Any, loss: torch.Tensor) -> None:
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         if not loss.isfinite():
-            self._diverged("loss", self.state.global_step + 1)
+            self._diverged("loss")
         if not torch.nn.utils.get_total_norm(gradients).isfinite():
-            self._diverged("gradient", self.state.global_step + 1)
+            self._diverged("gradient")
 
-    def _diverged(self, what: str, step: int) -> NoReturn:
-        knobs, kept = self.knobs, checkpoints.recover(self.folder)
-        advice = [f"try lr {knobs.lr / 10:g}", "a larger warmup_ratio"]
-        if knobs.max_grad_norm is None:
-            advice.append("max_grad_norm: 1.0")
-        if knobs.adversarial.method != "none":
-            advice.append(f"an adversarial.epsilon below {knobs.adversarial.epsilon:g}")
-        last = f"the last good checkpoint, of step {kept.step}, is kept: {kept.folder}" if kept else "no checkpoint yet"
+    def _diverged(self, what: str) -> NoReturn:
+        step = self.state.global_step
+        less = f"an adversarial.epsilon below {self.knobs.adversarial.epsilon:g}"
+        milder = [less] if self.knobs.adversarial.method != "none" else []
+        if not step:
+            number_format = str(self.model.dtype).removeprefix("torch.")  # type: ignore[union-attr]
+            raise UserError(
+                f"training cannot start: before the first update the {what} is NaN or infinite\n"
+                f"not lr, but the base model is to blame: its weights are broken, or overflow in {number_format};"
+                f" choose {' or '.join(['another unsloth.model', *milder])}"
+            )
+        lower = [f"try lr {self.knobs.lr / 10:g}", "a larger warmup_ratio"]
+        clipped = ["max_grad_norm: 1.0"] if self.knobs.max_grad_norm is None else []
+        # Weights grow for many steps before a loss is infinite: good is what was measured.
+        checkpoints.drop_after(self.folder, self.keep.best_step)
         raise UserError(
-            f"training diverged at step {step}: the {what} is NaN or infinite\n"
-            f"most likely lr {knobs.lr:g} is too high: {', '.join(advice)}\n{last}"
+            f"training diverged after step {step}: the {what} is NaN or infinite\n"
+            f"most likely lr {self.knobs.lr:g} is too high: {', '.join(lower + clipped + milder)}\n{self.keep.told()}"
         )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load the weights into the very tensors that the groups, and so the optimizer, hold."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        loaded = dict(self.model.named_parameters())  # type: ignore[union-attr]
+        for group in self.groups:
+            for name, tensor in zip(group.names, group.tensors, strict=True):
+                # peft puts a new tensor in the place of one that it casts; the optimizer would go on with the old one.
+                assert loaded[name] is tensor, f"{name} would not be trained any more"
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
         """Write a checkpoint and seal it; one that cannot be written is left out, and training goes on."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from stages import conversations, files
 from stages.backends import Log, Pair, Reader, Result
-from stages.backends.unsloth.chat import Chat, Example
+from stages.backends.unsloth.chat import IGNORED, Chat, Example
 from stages.command import UserError, notice, without_banners
 from stages.locking import alone
 from stages.params import Params
@@ -70,15 +71,20 @@ def finetune(knobs: Params, log: Log) -> Result:
 
     trainable.refuse_impossible(knobs)
     trainable.start()
+    chat = Chat.load()
+    refuse_beyond(chat.context, knobs.unsloth.max_length)
     base = weights_folder()
     with without_banners():
         loaded = trainable.load(base, knobs)
     if knobs.unsloth.overlong == "stop":
         refuse_overlong(pd.read_parquet(SIGNALS, columns=["row", "n_tokens"]), knobs.unsloth.max_length)
-    chat = Chat.load()
     train, validation = (examples(chat, split, knobs.unsloth.max_length) for split in ("train", "validation"))
-    kept = files.state_dir("training", fingerprint(knobs, _RECORD))
-    with alone(kept.with_suffix(".lock"), "this very training runs already, in another copy of this folder"):
+    kept = files.state_dir("training") / fingerprint(knobs, _RECORD)
+    with ExitStack() as held:
+        busy = "this very training runs already, in another copy of this folder"
+        held.enter_context(alone(kept.with_suffix(".lock"), busy))
+        # Only now: who held the lock before may have removed it.
+        kept.mkdir(exist_ok=True)
         tuned.keep_start(loaded.model, kept, knobs)
         with without_banners():
             done = training.train(loaded, train, validation, knobs, log, kept)
@@ -86,8 +92,11 @@ def finetune(knobs: Params, log: Log) -> Result:
         weights.copy_tokenizer(BASE, TUNED)
         counts = {"train": len(train), "validation": len(validation)}
         card.write(TUNED, knobs, done.metrics, counts, adapter=knobs.method != "full")
-    notice(f"tuned: epoch {done.metrics['best_epoch']:g} had the best validation loss and is kept in {TUNED}")
-    return replace(done, weights=moved(base, TUNED), clean_up=lambda: shutil.rmtree(kept))
+        notice(f"tuned: epoch {done.metrics['best_epoch']:g} had the best validation loss and is kept in {TUNED}")
+        result = replace(done, weights=moved(base, TUNED))
+        # Locked until it is gone, so that nobody goes on from it meanwhile.
+        held.callback(shutil.rmtree, kept)
+        return replace(result, clean_up=held.pop_all().close)
 
 
 def pair(knobs: Params) -> Pair:
@@ -95,6 +104,19 @@ def pair(knobs: Params) -> Pair:
     from stages.backends.unsloth import local
 
     return local.Pair.load(weights_folder(), TUNED, Chat.load(), knobs.evaluate.batch_size)
+
+
+def refuse_beyond(context: int, max_length: int) -> None:
+    """Stop where `max_length` is more than the model can read: Unsloth would stretch the model's positions for it.
+
+    Raises:
+        UserError: it is.
+    """
+    if max_length > context:
+        raise UserError(
+            f"unsloth.max_length: {max_length} is more than the {context} tokens that the model can read; lower it, or"
+            " choose another unsloth.model"
+        )
 
 
 def refuse_overlong(signals: pd.DataFrame, max_length: int) -> None:
@@ -115,7 +137,7 @@ def examples(chat: Chat, split: str, max_length: int) -> list[Example]:
     """The split's conversations as tokens and labels, without those longer than `max_length` tokens.
 
     Raises:
-        UserError: none are left.
+        UserError: none are left, or none has anything to learn.
     """
     path = SPLITS[split]
     made = [chat.example(conversation) for conversation in conversations.read_jsonl(path)]
@@ -124,4 +146,9 @@ def examples(chat: Chat, split: str, max_length: int) -> list[Example]:
         notice(f"{split}: left out {len(made) - len(kept)} conversations of more than {max_length} tokens")
     if not kept:
         raise UserError(f"no conversation of {path} is within unsloth.max_length {max_length}; raise it")
+    if not any(label != IGNORED for one in kept for label in one.labels[1:]):
+        raise UserError(
+            f"nothing to learn in {path}: all its assistant messages have weight 0; give some of them weight 1, or take"
+            " another seed, which splits anew"
+        )
     return kept

@@ -43,6 +43,11 @@ def refuse_impossible(knobs: Params) -> None:
             raise UserError("attention_dropout: Unsloth's kernels for a GPU have none; set it to 0")
         if knobs.packing is True:
             raise UserError("packing: Unsloth's kernels for a GPU take padded batches; set it to auto or false")
+        if knobs.gradient_checkpointing and knobs.adversarial.method == "pgd":
+            raise UserError(
+                "adversarial.method: pgd differentiates by the embeddings alone, which Unsloth's gradient_checkpointing"
+                " on a GPU does not allow; choose freelb, or set gradient_checkpointing: false"
+            )
     elif knobs.optim == "adamw_8bit":
         raise UserError("optim: adamw_8bit needs an NVIDIA GPU, and there is none; adafactor saves memory here")
 
@@ -63,13 +68,10 @@ def load(base: Path, knobs: Params) -> Trainable:
     Raises:
         UserError: a knob asks for what the model does not have.
     """
-    import torch
     from unsloth import FastLanguageModel
 
     from stages.training import optimizer
 
-    # Without a GPU Unsloth would train all weights in bf16, where small steps are lost in rounding.
-    full_dtype = {} if torch.cuda.is_available() or knobs.method != "full" else {"dtype": torch.float32}
     model, tokenizer = FastLanguageModel.from_pretrained(
         str(base),
         max_seq_length=knobs.unsloth.max_length,
@@ -77,7 +79,7 @@ def load(base: Path, knobs: Params) -> Trainable:
         full_finetuning=knobs.method == "full",
         use_gradient_checkpointing=_checkpointing(knobs),
         local_files_only=True,
-        **full_dtype,
+        **(_in_float32() if knobs.method == "full" else {}),
     )
     if knobs.method == "qlora" and not getattr(model, "is_loaded_in_4bit", False):
         raise UserError("method: qlora: bitsandbytes cannot hold this model in 4 bit on this machine; choose lora")
@@ -85,6 +87,14 @@ def load(base: Path, knobs: Params) -> Trainable:
         model = _adapted(model, knobs)
     _set_attention_dropout(model, knobs.attention_dropout)
     return Trainable(model, tokenizer, _micro_batches(model, tokenizer, knobs), optimizer.groups(model, knobs))
+
+
+def _in_float32() -> dict[str, Any]:
+    """How Unsloth is asked for weights in float32: by itself it trains all in bf16, where small steps are lost."""
+    import torch
+
+    # On a GPU it then computes in bf16 all the same, by autocast.
+    return {"float32_mixed_precision": True} if torch.cuda.is_available() else {"dtype": torch.float32}
 
 
 def _checkpointing(knobs: Params) -> str | bool:

@@ -14,7 +14,7 @@ from stages.backends.unsloth.trainable import Trainable
 from stages.command import notice
 from stages.params import Params
 
-VERSIONS = ("unsloth", "torch", "transformers", "trl", "peft")
+VERSIONS = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
 
 
 def train(
@@ -47,12 +47,12 @@ def train(
         knobs,
         trainable.batches,
         trainable.groups,
+        keep,
         model=trainable.model,
         processing_class=trainable.tokenizer,
         args=_arguments(kept, steps, knobs, fresh=checkpoint is None),
         train_dataset=dataset(train),
         eval_dataset=dataset(validation),
-        callbacks=[keep],
     )
     size = _place_and_size(trainable.model)
     notice("finetune: {trainable_parameters:,} of {parameters:,} weights, {device}, {dtype}".format(**size))
@@ -119,18 +119,22 @@ def _arguments(folder: Path, steps: int, knobs: Params, fresh: bool) -> Any:
 
 def _schedule(knobs: Params, steps: int) -> dict[str, Any]:
     """transformers' names for the scheduler; its `constant` and `polynomial` differ from what one expects."""
+    # At least one step at the full rate, and no decay before it.
+    warmup = min(round(knobs.warmup_ratio * steps), steps - 1)
     own: dict[str, dict[str, Any]] = {
         "cosine_with_restarts": {"num_cycles": knobs.schedule.num_cycles},
         "polynomial": {"power": knobs.schedule.power, "lr_end": 0.0},
         "warmup_stable_decay": {
-            "num_decay_steps": round(knobs.schedule.decay_ratio * steps),
+            "num_decay_steps": min(round(knobs.schedule.decay_ratio * steps), steps - warmup),
             "decay_type": "linear",
         },
+        # Without warm-up transformers takes 10,000 steps, in which the rate would hardly fall.
+        "inverse_sqrt": {"timescale": max(1, warmup)},
     }
     return {
         "lr_scheduler_type": "constant_with_warmup" if knobs.scheduler == "constant" else knobs.scheduler,
         "lr_scheduler_kwargs": own.get(knobs.scheduler, {}),
-        "warmup_steps": round(knobs.warmup_ratio * steps),
+        "warmup_steps": warmup,
     }
 
 

@@ -1,0 +1,55 @@
+"""What the tests observe while the finetune stage runs in tests/lab.py: each yields a dict that is filled meanwhile."""
+
+import collections
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest import mock
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def calls():
+    """How often each kind of module computed, and how many micro-batches were trees."""
+    from torch.nn.modules.module import register_module_forward_hook
+
+    from stages.training import branches
+
+    found = collections.Counter()
+    counted = register_module_forward_hook(lambda module, *_: found.update([type(module).__name__]))
+    real = branches.plant
+
+    def plant(*given):
+        found["trees"] += 1
+        return real(*given)
+
+    with mock.patch.object(branches, "plant", plant):
+        yield found
+    counted.remove()
+
+
+@contextmanager
+def lock():
+    """Whether another training could take the state's lock when results are written."""
+    from stages import finetune
+
+    found = {}
+    real = finetune._write_table
+
+    def write(*given):
+        (path,) = Path(".state/training").glob("*.lock")
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(path, timeout=0))
+                found["free"] = True
+            except Timeout:
+                found["free"] = False
+        real(*given)
+
+    with mock.patch.object(finetune, "_write_table", write):
+        yield found
+
+
+@contextmanager
+def nothing():
+    yield {}
