@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from stages.command import UserError
+from stages.intact import intact
 
 # Branches that a change is made for, in the order in which they are looked for: what is shared before what is here.
 _TRUNKS = ("origin/HEAD", "origin/main", "origin/master", "main", "master")
@@ -36,10 +37,15 @@ class Revision:
         return None if content is None else content.decode()
 
     def checksums(self) -> dict[str, str]:
-        """MD5 of each out of the run that dvc.lock records, by its path."""
-        lock = yaml.safe_load(self.text(Path("dvc.lock")) or "{}")
-        stages: dict[str, Any] = lock.get("stages", {})
-        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+        """MD5 of each out of the run that dvc.lock records, by its path.
+
+        Raises:
+            UserError: it is not what DVC writes.
+        """
+        with intact(f"dvc.lock of {self.name}", "take one side of a merge whole, then `dvc repro`"):
+            lock = yaml.safe_load(self.text(Path("dvc.lock")) or "{}")
+            stages: dict[str, Any] = lock.get("stages", {})
+            return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 
 WORKSPACE = Revision("workspace", None)
