@@ -1,6 +1,7 @@
 # Everything runs in .venv, which these rules make; nothing needs to be activated.
 PYTHON ?= python3
 BIN := .venv/bin
+# For what the commands start themselves. Make 3.81, which macOS has, does not find its own commands there.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -8,27 +9,27 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 .PHONY: help run test lint review check doctor chat setup clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10
+	@awk -F ':.*## *' '/^[a-z]+:.*##/ { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup  ## Set up, then run the pipeline: data to fine-tuned, measured model
-	dvc repro
+	$(BIN)/dvc repro
 
 test: setup  ## Set up, then run all tests
-	pytest
+	$(BIN)/pytest
 
 lint: setup  ## Check style and types
-	ruff check .
-	ruff format --check .
-	mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 review: setup  ## Compare with where the branch began, or with make review BASE=revision or experiment, as Markdown
-	@python -m stages.review $(BASE)
+	@$(BIN)/python -m stages.review $(BASE)
 
 check: setup  ## Check that dvc.lock and the reports belong to the code, parameters and data, without running them
-	@python -m stages.check
+	@$(BIN)/python -m stages.check
 
 chat: setup  ## Talk to the tuned model; `python -m stages.chat --base` lets the base answer too
-	@python -m stages.chat
+	@$(BIN)/python -m stages.chat
 
 doctor:  ## Say what this machine can do, and what is missing; needs no set-up
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stages.doctor
@@ -41,7 +42,7 @@ setup: .venv/complete  ## Make .venv with the pinned packages (nothing to do whe
 		{ echo "error: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -r requirements.txt -r requirements-dev.txt \
-		$(if $(shell command -v nvidia-smi),-r requirements-cuda.txt)
+		$(if $(shell command -v nvidia-smi 2>/dev/null),-r requirements-cuda.txt)
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt -r requirements-unsloth.txt
 	@touch $@
 

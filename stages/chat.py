@@ -16,7 +16,7 @@ from stages import backends, conversations, params
 from stages.backends import Pair
 from stages.command import UserError, run
 from stages.conversations import Message
-from stages.paths import SPLITS, TUNED
+from stages.paths import BASE, SPLITS, TUNED
 
 _TUNED, _BASE = "tuned", "base"
 
@@ -24,8 +24,9 @@ _TUNED, _BASE = "tuned", "base"
 def main() -> None:
     options = _arguments()
     knobs = params.load()
-    if not TUNED.exists():
-        raise UserError(f"{TUNED} is missing; `dvc repro` makes it, and `dvc pull` brings it where it was pushed")
+    for path in (TUNED, BASE):
+        if not path.exists():
+            raise UserError(f"{path} is missing; `dvc repro` makes it, and `dvc pull` brings it where it was pushed")
     system = _learned_system(SPLITS["train"]) if options.system is None else options.system
     pair = backends.chosen(knobs).pair(knobs)
     with contextlib.suppress(KeyboardInterrupt):
@@ -50,15 +51,28 @@ def _questions() -> Iterator[str]:
     if sys.stdin.isatty():
         # Gives input() its line editing and its history.
         import readline  # noqa: F401
-    while True:
-        try:
-            question = input("you> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            return
-        if question and not sys.stdin.isatty():
+
+        yield from filter(None, _typed())
+        return
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        if question := _decoded(line, number).strip():
             print(f"you> {question}", flush=True)
-        if question:
             yield question
+
+
+def _typed() -> Iterator[str]:
+    with contextlib.suppress(EOFError):
+        while True:
+            yield input("you> ").strip()
+
+
+def _decoded(line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"standard input, line {number}: byte {error.start + 1} is not UTF-8; save the questions in UTF-8"
+        ) from None
 
 
 def _learned_system(train: Path) -> str:
@@ -75,10 +89,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError("expected a whole number from 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not allowed; expected a whole number from 1")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,11 @@
 
 Nothing is run, pulled or asked of a network, and no cache is needed: what only DVC's cache holds is taken at the word
 of dvc.lock, and everything that Git holds is compared with it. A stale stage is named with what changed in it.
+
+Only what dvc.yaml declares is seen. It leaves out how files are written, found and reported on the terminal
+(stages/files.py, paths.py, command.py), and how params.yaml is read (stages/params.py, with the names of measures)
+except for finetune and evaluate: an edit there would run every stage again. Whether the packages are installed as
+constraints.txt pins them is told by `make doctor`.
 """
 
 from collections.abc import Iterator

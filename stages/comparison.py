@@ -5,7 +5,7 @@ A run is its lines of predictions.jsonl; what is compared are the answers of its
 
 import collections
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,13 @@ from stages.scoring import Bootstrap, Interval, Mean, digits
 
 Line = dict[str, Any]
 Pairs = list[tuple[Line, Line]]
+# A run's own value of each measure.
+Own = Mapping[str, float]
 
 _PER_TOKEN = {"loss", "perturbed_loss", "perplexity", "token_accuracy"}
 _NOTHING_SHARED = "the tests have no conversation in common"
 _NOT_COMPARABLE = "not comparable"
+_NO_OBSTACLES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -72,21 +75,34 @@ def _by_conversation(lines: Sequence[Line]) -> dict[tuple[str, int], Line]:
     return found
 
 
-def changes(shared: Pairs, old: dict[str, Any], new: dict[str, Any], bootstrap: Bootstrap) -> list[Change]:
+def changes(
+    shared: Pairs, old: Own, new: Own, bootstrap: Bootstrap, obstacles: Mapping[str, str] = _NO_OBSTACLES
+) -> list[Change]:
     """A change for each measure that one of the runs has.
 
     Values are means over the shared conversations; those of a measure that cannot be compared are the runs' own, from
-    `old` and `new`, the tuned model's part of their metrics.json.
+    `old` and `new`, the tuned model's values in their metrics.json. `obstacles` says of measures why they cannot be
+    compared, whatever the conversations.
     """
-    return [_change(name, shared, old, new, bootstrap) for name in LABELS if name in old or name in new]
+    return [
+        _incomparable(name, old, new, obstacle)
+        if (obstacle := _obstacle(name, shared) or obstacles.get(name, ""))
+        else _change(name, shared, bootstrap)
+        for name in LABELS
+        if name in old or name in new
+    ]
 
 
-def _change(name: str, shared: Pairs, old: dict[str, Any], new: dict[str, Any], bootstrap: Bootstrap) -> Change:
-    if obstacle := _obstacle(name, shared):
-        own = [part[name]["value"] if name in part else None for part in (old, new)]
-        return Change(name, own[0], own[1], obstacle=obstacle)
+def _incomparable(name: str, old: Own, new: Own, obstacle: str) -> Change:
+    return Change(name, old.get(name), new.get(name), obstacle=obstacle)
+
+
+def _change(name: str, shared: Pairs, bootstrap: Bootstrap) -> Change:
     before, after = (_mean(name, [pair[side] for pair in shared]) for side in (0, 1))
-    values = [round(float(mean.of(mean.totals, mean.weights)), digits(name)) for mean in (before, after)]
+    with np.errstate(over="ignore"):
+        values = [round(float(mean.of(mean.totals, mean.weights)), digits(name)) for mean in (before, after)]
+    if not np.isfinite(values).all():
+        return Change(name, values[0], values[1], obstacle="it is larger than a number can be")
     return Change(name, values[0], values[1], bootstrap.gain(before, after, digits(name)))
 
 

@@ -7,6 +7,9 @@ packages are there, with the standard library alone, and says then what it canno
 something is missing that the chosen parameters need.
 """
 
+# An older Python must come as far as to be told so.
+from __future__ import annotations
+
 import importlib.metadata
 import math
 import os
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 _PYTHON = (3, 11)
 _SETUP = "make setup"
+_AGAIN = f"rm -r .venv; {_SETUP}"
 _GIB = 1 << 30
 # The default run: its packages, the base as wheel and as safetensors, DVC's cache; and the peak of its training.
 _DISK_GIB, _MEMORY_GIB = 5, 5
@@ -33,6 +37,9 @@ _DISK_GIB, _MEMORY_GIB = 5, 5
 _DEFAULT_MINUTES, _DEFAULT_GFLOPS = 6.0, 405.0
 _RATE_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
+# Longest text of an error that nobody expected, and the findings that a run can do without.
+_WHY = 200
+_OPTIONAL = ("device", "bf16", "endpoint", "time")
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Finding:
 
 
 def main() -> None:
-    findings = {name: _look(look) for name, look in _LOOKS.items()}
+    findings = {name: _look(name, look) for name, look in _LOOKS.items()}
     for name, finding in findings.items():
         mark = "ok" if not finding.mend else "!!" if finding.needed else "--"
         print(f"{mark} {name:<9} {finding.text}" + (f"; {finding.mend}" if finding.mend else ""))
@@ -56,11 +63,15 @@ def main() -> None:
         sys.exit(1)
 
 
-def _look(look: Callable[[], Finding]) -> Finding:
+def _look(name: str, look: Callable[[], Finding]) -> Finding:
     try:
         return look()
-    except ImportError:
-        return Finding("not known before the packages are there", _SETUP)
+    except Exception as error:
+        # An older Python cannot read the modules that this one would import, whatever it says about them.
+        if isinstance(error, ModuleNotFoundError) or sys.version_info < _PYTHON:
+            return Finding("not known before the packages are there", _SETUP)
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:_WHY]
+        return Finding(f"could not be told ({why})", _AGAIN, needed=name not in _OPTIONAL)
 
 
 def _python() -> Finding:
@@ -80,7 +91,7 @@ def _packages() -> Finding:
     if not any(found.values()):
         return Finding("not there yet", _SETUP)
     if wrong:
-        return Finding(f"{len(wrong)} of {len(wanted)} not as pinned: {', '.join(wrong[:4])}", f"rm -r .venv; {_SETUP}")
+        return Finding(f"{len(wrong)} of {len(wanted)} not as pinned: {', '.join(wrong[:4])}", _AGAIN)
     return Finding(f"all {len(wanted)} as pinned in constraints.txt")
 
 
@@ -90,7 +101,7 @@ def _requirements() -> list[str]:
     return ["requirements.txt", "requirements-dev.txt", "requirements-unsloth.txt", *cuda]
 
 
-def _pinned(file: str) -> "list[Requirement]":
+def _pinned(file: str) -> list[Requirement]:
     """The requirements of a file that concern this Python and system."""
     from packaging.requirements import Requirement
 
@@ -130,7 +141,8 @@ def _bf16() -> Finding:
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return Finding("yes, the GPU computes in it" if native else "no, float16 takes its place")
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    # Builds of torch for some processors come without mkldnn.
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return Finding("emulated: this processor has no fast path, so training is slow")
     return Finding("yes, the processor computes in it")
 
@@ -144,7 +156,7 @@ def _disk() -> Finding:
     return Finding(text)
 
 
-def _knobs() -> "Params | Finding":
+def _knobs() -> Params | Finding:
     from stages import params
     from stages.command import UserError
 
@@ -161,9 +173,13 @@ def _model() -> Finding:
     if knobs.backend == "openai":
         return _hosted_model(knobs.openai.model)
     from stages.backends.unsloth import weights
+    from stages.command import UserError
 
     model = knobs.unsloth.model
-    folder = weights.at_hand(model, knobs.unsloth.revision)
+    try:
+        folder = weights.at_hand(model, knobs.unsloth.revision)
+    except UserError as error:
+        return Finding(str(error), "mend unsloth.model and unsloth.revision in params.yaml")
     return Finding(f"{model}, {f'in {os.path.relpath(folder)}' if folder else 'which the base stage will fetch'}")
 
 
@@ -212,7 +228,7 @@ def _endpoint() -> Finding:
         status = httpx.get(f"{url}/models", timeout=_ANSWER_SECONDS).status_code
     except UserError as error:
         return Finding(str(error), "mend openai.base_url or OPENAI_BASE_URL", needed=_hosted())
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = f"{url} does not answer ({error})"
         return Finding(why, "check network and address for backend: openai", needed=_hosted())
     return Finding(f"{url} answers (HTTP {status} without a key)")

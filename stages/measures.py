@@ -59,5 +59,7 @@ def fixed(number: float | None, places: int) -> str:
 def places(base: float | None, gain: Mapping[str, float | None]) -> int:
     """Decimals for a metric's row: three digits of the base value, two of the gain, one of the interval's ends."""
     wanted = [(base, 2), (gain["value"], 1), (gain["low"], 0), (gain["high"], 0)]
-    needed = [digits - math.floor(math.log10(abs(number))) for number, digits in wanted if number]
+    needed = [
+        digits - math.floor(math.log10(abs(number))) for number, digits in wanted if number and math.isfinite(number)
+    ]
     return min(4, max([0, *needed])) if needed else 2

@@ -2,12 +2,55 @@
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+
+from stages.intact import MAKE_ANEW, intact, numbers
+
+# JSON has no infinity, but a number can be too large to be read as another one.
+_Number = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 
 
-def read(text: str) -> list[dict[str, Any]]:
-    """The file's lines. A text may hold other line ends than LF, which are none here."""
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+class _Message(msgspec.Struct):
+    role: str
+    content: str | None = None
+
+
+class _Scores(msgspec.Struct):
+    base: dict[str, _Number]
+    tuned: dict[str, _Number]
+
+
+class _Line(msgspec.Struct):
+    prompt: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    reference: str
+    base: str
+    tuned: str
+    scores: _Scores
+    tokens: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
+
+
+def read(text: str, name: str, mend: str = MAKE_ANEW) -> list[dict[str, Any]]:
+    """The lines of the file `name`. A text may hold other line ends than LF, which are none here.
+
+    Raises:
+        UserError: a line is not what evaluate writes, or there is none.
+    """
+    lines = [_line(line, f"{name}, line {at},", mend) for at, line in enumerate(text.split("\n"), 1) if line.strip()]
+    with intact(name, mend):
+        if not lines:
+            raise ValueError("it is empty")
+    return lines
+
+
+def _line(text: str, name: str, mend: str) -> dict[str, Any]:
+    with intact(name, mend):
+        line: dict[str, Any] = numbers(text)
+        scores = msgspec.convert(line, _Line).scores
+        if lacking := {"chrf", *scores.tuned} - scores.base.keys() | {"chrf"} - scores.tuned.keys():
+            raise ValueError(f"there is no score {', '.join(sorted(lacking))}")
+        return line
 
 
 def said(message: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ finds the commits which hold that object.
 import csv
 import hashlib
 import io
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from jinja2 import Environment
 from stages import answers, charts, files, measures, params, predictions, revisions, templates
 from stages.command import UserError, notice, run
 from stages.flat import flat, without_credentials
+from stages.intact import intact, numbers
 from stages.measures import LABELS, Measure, measure
 from stages.paths import (
     BASE,
@@ -44,10 +44,13 @@ from stages.paths import (
 )
 from stages.templates import number
 
-# What is shown of each slice; reports/slices.json has all.
+# What is shown of each slice, of how many, and of how long a label; reports/slices.json has all.
 _SLICE_MEASURES = ("loss", "chrf", "similarity")
+_SLICES = 50
+_LABEL = 100
 # A mixture of experts has hundreds of modules in a layer.
 _MODULES = 40
+_MEND = "run `dvc repro` to make it anew"
 _PAGE_BYTES = 1_000_000
 # Worst and best answers, of each so many.
 _FEATURED = 5
@@ -58,14 +61,17 @@ _TITLE = 160
 _GROUP = 50
 # The page's other conversations (how many) and their longest text, tried in this order until the page is small enough.
 _SIZES = [(1000, limit) for limit in (100_000, 4000, 2000, 1000, 500, 250, 150, 100, 60)] + [(100, 60), (0, 60)]
-# A comment on GitHub holds 65,536 characters: ten rows of four such cells leave room for the tables.
-_MARKDOWN_CLIP = 600
+# A comment on GitHub holds 65,536 characters. Longest text of a cell, tried in this order until the Markdown fits.
+_MARKDOWN_SIZE = 65_000
+_MARKDOWN_CLIPS = (600, 300, 150, 75, 40)
+# Validation losses that are shown; their chart and their file have all.
+_MEASUREMENTS = 50
 
 
 def main() -> None:
     knobs = params.load()
     facts = read_facts(knobs)
-    markdown = _environment().get_template("report.md.jinja").render(facts)
+    markdown = summary(facts)
     files.write_text(MARKDOWN, markdown)
     files.write_text(HTML, page({**facts, "object": git_object(markdown)}))
     notice(facts["verdict"])
@@ -78,25 +84,34 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
     Raises:
         UserError: a file is missing or is not what its stage writes.
     """
-    metrics, splits, validation = (_json(path) for path in (METRICS, SPLIT_REPORT, VALIDATION))
-    lines = predictions.read(_text(PREDICTIONS))
+    metrics, splits, validation, slices = (_json(path) for path in (METRICS, SPLIT_REPORT, VALIDATION, SLICES))
+    lines = predictions.read(_text(PREDICTIONS), str(PREDICTIONS), _MEND)
     conversations = [answers.conversation(number, line) for number, line in enumerate(lines, 1)]
     lengths = answers.lengths(conversations)
     system, talks = answers.shared_system(conversations)
     confidence = f"{100 * knobs.evaluate.confidence:g}%"
-    history, validation_history = _history(_text(HISTORY)), _history(_text(VALIDATION_HISTORY))
+    history, validation_history = _history(HISTORY, "train_loss"), _history(VALIDATION_HISTORY, "validation_loss")
+    with intact(str(METRICS), _MEND):
+        results = {
+            "verdict": verdict(metrics, confidence),
+            "rows": [_row(name, metrics["test"]) for name in LABELS if name in metrics["test"]["gain"]],
+            "train": flat(metrics["train"], number),
+            "counts": flat(metrics["counts"], number),
+        }
+    with intact(str(WEIGHTS), _MEND):
+        movement = _movement(_rows(_text(WEIGHTS)))
+    with intact(str(SLICES), _MEND):
+        largest = _largest(slices)
     return {
-        "verdict": verdict(metrics, confidence),
+        **results,
         "confidence": confidence,
-        "rows": [_row(name, metrics["test"]) for name in LABELS if name in metrics["test"]["gain"]],
-        "slices": [_slice(label, found) for label, found in _json(SLICES).items()],
+        "slices": largest,
+        "slices_left": len(slices) - len(largest),
         "history": validation_history,
         "chart": charts.losses(history, validation_history),
         "rate_chart": charts.learning_rate(history),
         "groups": _rows(_text(GROUPS)),
-        "movement": _movement(_rows(_text(WEIGHTS))),
-        "train": flat(metrics.get("train", {}), number),
-        "counts": flat(metrics.get("counts", {}), number),
+        "movement": movement,
         "splits": splits,
         "split_names": list(SPLITS),
         "validation": validation,
@@ -115,11 +130,24 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
             "predictions": PREDICTIONS,
             "data_docs": VALIDATION_PAGE,
             "weights": WEIGHTS,
+            "slices": SLICES,
+            "validation_history": VALIDATION_HISTORY,
             "raw": RAW,
             "base": BASE,
             "tuned": TUNED,
         },
     }
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """The Markdown; texts are cut as far as it takes to fit into one comment on GitHub."""
+    template = _environment().get_template("report.md.jinja")
+    text = ""
+    for limit in _MARKDOWN_CLIPS:
+        text = template.render(facts, limit=limit, most=_MEASUREMENTS)
+        if len(text) <= _MARKDOWN_SIZE:
+            break
+    return templates.fitting(text, _MARKDOWN_SIZE)
 
 
 def page(facts: dict[str, Any], size: int = _PAGE_BYTES) -> str:
@@ -199,17 +227,27 @@ def _row(name: str, test: dict[str, Any]) -> Row:
     )
 
 
+def _largest(slices: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those with most conversations, in the file's order."""
+    most = set(sorted(slices, key=lambda label: -slices[label]["conversations"])[:_SLICES])
+    return [_slice(label, found) for label, found in slices.items() if label in most]
+
+
 def _slice(label: str, found: dict[str, Any]) -> dict[str, Any]:
     rows = [_row(name, found) for name in _SLICE_MEASURES if name in found["gain"]]
-    return {"label": label, "conversations": found["conversations"], "rows": rows}
+    return {"label": templates.clip(label, _LABEL), "conversations": found["conversations"], "rows": rows}
 
 
 def _parameters(knobs: params.Params) -> dict[str, str]:
     return without_credentials(flat(knobs.model_dump(by_alias=True), str))
 
 
-def _history(text: str) -> list[dict[str, float]]:
-    return [{name: float(cell) for name, cell in row.items()} for row in _rows(text)]
+def _history(path: Path, loss: str) -> list[dict[str, float]]:
+    with intact(str(path), _MEND):
+        found = [{name: float(cell) for name, cell in row.items()} for row in _rows(_text(path))]
+        if found and loss not in found[0]:
+            raise KeyError(loss)
+        return found
 
 
 def _rows(text: str) -> list[dict[str, str]]:
@@ -249,7 +287,6 @@ def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
 def _environment() -> Environment:
     environment = templates.environment()
     environment.globals |= {
-        "markdown_clip": _MARKDOWN_CLIP,
         "title_limit": _TITLE,
         "featured_limit": _FEATURED_TEXT,
         "group_size": _GROUP,
@@ -264,19 +301,18 @@ def _environment() -> Environment:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with intact(str(path), _MEND):
+            return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro`, which makes it and then this report") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); run `dvc repro` to make it anew") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object; run `dvc repro` to make it anew")
-    return value
+    with intact(str(path), _MEND):
+        value = numbers(_text(path))
+        if not isinstance(value, dict):
+            raise TypeError("it is no JSON object")
+        return value
 
 
 if __name__ == "__main__":

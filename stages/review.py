@@ -9,17 +9,15 @@ with an error when a metric got worse by more than `review.regressions` in param
 """
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from stages import comparison, data_changes, measures, params, predictions, revisions, templates
 from stages.command import UserError, run
 from stages.comparison import Change
 from stages.flat import flat, plain, without_credentials
+from stages.intact import intact, numbers
 from stages.measures import LABELS
 from stages.paths import METRICS, PREDICTIONS, SPLIT_REPORT, SUITE, VALIDATION
 from stages.revisions import Revision
@@ -27,8 +25,8 @@ from stages.scoring import Bootstrap
 
 # A comment on GitHub holds 65,536 characters; some are left for what is posted with the review.
 _LIMIT = 60_000
-# Longest text of a cell, tried in this order until the review is short enough.
-_CLIPS = (600, 300, 150, 75, 40)
+# Longest text of a cell and rows of a table, tried in this order until the review is short enough.
+_SIZES = ((600, 200), (300, 200), (150, 100), (75, 50), (40, 25))
 _ANSWERS = 10
 _FORCE = "--allow-different-tests"
 
@@ -43,7 +41,7 @@ def main() -> None:
     if warning and not asked.allow_different_tests:
         raise UserError(f"{warning}\nadd {_FORCE} to compare all the same on those that both have")
     bootstrap = Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
-    changes = comparison.changes(shared, before.tuned, after.tuned, bootstrap)
+    changes = comparison.changes(shared, before.tuned, after.tuned, bootstrap, _obstacles(before, after))
     allowed = knobs.review.regressions
     facts = {
         "warning": warning,
@@ -79,7 +77,7 @@ class Finished:
 
     revision: Revision
     lines: list[comparison.Line]
-    tuned: dict[str, Any]
+    tuned: dict[str, float]
     params: dict[str, str]
     sizes: dict[str, str]
     numbers: dict[str, str]
@@ -95,32 +93,36 @@ def _finished(revision: Revision) -> Finished:
     Raises:
         UserError: one is missing there, or is not what its stage writes.
     """
-    try:
-        metrics = json.loads(_text(revision, METRICS))
-        return Finished(
-            revision,
-            lines=predictions.read(_text(revision, PREDICTIONS)),
-            tuned=metrics["test"]["tuned"],
-            params=_parameters(revision),
-            sizes=_sizes(json.loads(_text(revision, SPLIT_REPORT)), json.loads(_text(revision, VALIDATION))),
-            numbers=_numbers(metrics),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"a report of {revision.name} is damaged ({why}); `dvc repro` there makes it anew") from None
+    with intact(f"{METRICS} of {revision.name}"):
+        metrics = numbers(_text(revision, METRICS))
+        tuned = {name: float(found["value"]) for name, found in metrics["test"]["tuned"].items()}
+        others = _numbers(metrics)
+    return Finished(
+        revision,
+        lines=predictions.read(_text(revision, PREDICTIONS), f"{PREDICTIONS} of {revision.name}"),
+        tuned=tuned,
+        params=_parameters(revision),
+        sizes=_sizes(revision),
+        numbers=others,
+    )
 
 
 def _text(revision: Revision, path: Path) -> str:
-    text = revision.text(path)
+    with intact(f"{path} of {revision.name}"):
+        text = revision.text(path)
     if text is None:
         raise UserError(f"{revision.name} has no {path}; expected a finished run: `dvc repro` there, then commit")
     return text
 
 
-def _sizes(splits: dict[str, Any], gate: dict[str, Any]) -> dict[str, str]:
+def _sizes(revision: Revision) -> dict[str, str]:
     """Rows and splits in numbers; the gate's findings, each with its rows."""
-    findings = {one["rule"]: one["rows"] for one in gate["findings"]}
-    return flat({"splits": splits, "gate": {**gate, "findings": findings}}, templates.number)
+    with intact(f"{SPLIT_REPORT} of {revision.name}"):
+        splits = flat({"splits": numbers(_text(revision, SPLIT_REPORT))}, templates.number)
+    with intact(f"{VALIDATION} of {revision.name}"):
+        gate = numbers(_text(revision, VALIDATION))
+        findings = {one["rule"]: one["rows"] for one in gate["findings"]}
+        return splits | flat({"gate": {**gate, "findings": findings}}, templates.number)
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, str]:
@@ -131,9 +133,17 @@ def _numbers(metrics: dict[str, Any]) -> dict[str, str]:
 
 def _parameters(revision: Revision) -> dict[str, str]:
     """All of params.yaml, and the gate's rules under the name that `dvc exp run -S` has for them."""
-    values = params.parse_yaml(_text(revision, params.PARAMS))
-    rules = params.parse_yaml(revision.text(SUITE) or "{}")
-    return flat(values, plain) | flat(rules, plain, f"{SUITE}:")
+    with intact(f"{params.PARAMS} of {revision.name}", "mend it"):
+        values = flat(params.parse_yaml(_text(revision, params.PARAMS)), plain)
+    with intact(f"{SUITE} of {revision.name}", "mend it"):
+        return values | flat(params.parse_yaml(revision.text(SUITE) or "{}"), plain, f"{SUITE}:")
+
+
+def _obstacles(before: Finished, after: Finished) -> dict[str, str]:
+    """Measures that the two runs took in different ways, with the way."""
+    epsilon = "evaluate.epsilon"
+    same = before.params.get(epsilon) == after.params.get(epsilon)
+    return {} if same else {"perturbed_loss": f"measured with another {epsilon}"}
 
 
 def _different_tests(before: Finished, after: Finished, shared: int) -> str:
@@ -205,14 +215,14 @@ def _answer(old: comparison.Line, new: comparison.Line) -> dict[str, str]:
 
 
 def _markdown(facts: dict[str, Any]) -> str:
-    """The review; cells are clipped as far as it takes to fit into one comment."""
+    """The review; cells are clipped and tables shortened as far as it takes to fit into one comment."""
     template = templates.environment().get_template("review.md.jinja")
     text = ""
-    for limit in _CLIPS:
-        text = template.render(facts, limit=limit)
-        if len(text) < _LIMIT:
+    for limit, most in _SIZES:
+        text = template.render(facts, limit=limit, most=most)
+        if len(text) <= _LIMIT:
             break
-    return text
+    return templates.fitting(text, _LIMIT)
 
 
 def _stop_at_regressions(changes: list[Change], allowed: dict[str, float]) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from stages.command import UserError
+from stages.intact import intact
 
-# Branches that a change is made for, in the order in which they are looked for.
-_TRUNKS = ("origin/main", "main")
+# Branches that a change is made for, in the order in which they are looked for: what is shared before what is here.
+_TRUNKS = ("origin/HEAD", "origin/main", "origin/master", "main", "master")
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,15 @@ class Revision:
         return None if content is None else content.decode()
 
     def checksums(self) -> dict[str, str]:
-        """MD5 of each out of the run that dvc.lock records, by its path."""
-        lock = yaml.safe_load(self.text(Path("dvc.lock")) or "{}")
-        stages: dict[str, Any] = lock.get("stages", {})
-        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+        """MD5 of each out of the run that dvc.lock records, by its path.
+
+        Raises:
+            UserError: it is not what DVC writes.
+        """
+        with intact(f"dvc.lock of {self.name}", "take one side of a merge whole, then `dvc repro`"):
+            lock = yaml.safe_load(self.text(Path("dvc.lock")) or "{}")
+            stages: dict[str, Any] = lock.get("stages", {})
+            return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 
 WORKSPACE = Revision("workspace", None)
@@ -68,16 +74,39 @@ def resolve(name: str) -> Revision:
 
 
 def branching_point() -> Revision:
-    """Where the work here left the main branch; the last commit where there is no main branch.
+    """Where the work here left the main branch; without such a branch the last commit, where the work differs from it.
 
     Raises:
-        UserError: nothing was committed yet, or this is no Git repository.
+        UserError: there is nothing to compare with: no commit, a history that is cut off, or neither a main branch nor
+            a difference from the last commit.
     """
     _require_history()
-    for trunk in _TRUNKS:
-        if (found := _git("merge-base", "HEAD", trunk)) is not None:
-            commit = found.decode().strip()
-            return Revision(f"{trunk} ({commit[:7]})", commit)
+    trunk = next((one for one in _TRUNKS if _git("rev-parse", "--verify", f"{one}^{{commit}}") is not None), None)
+    if trunk is None:
+        return _last_commit()
+    found = _git("merge-base", "HEAD", trunk)
+    if found is None:
+        raise UserError(
+            f"{trunk} and the work here have no commit in common: the history is cut off here; `git fetch --unshallow`,"
+            " or name a revision"
+        )
+    commit = found.decode().strip()
+    return Revision(f"{_spoken(trunk)} ({commit[:7]})", commit)
+
+
+def _spoken(trunk: str) -> str:
+    """The name of the branch that origin/HEAD stands for."""
+    name = _git("rev-parse", "--abbrev-ref", trunk)
+    return trunk if name is None else name.decode().strip()
+
+
+def _last_commit() -> Revision:
+    # Compared with itself, a finished branch would pass any gate.
+    if _git("diff", "--quiet", "HEAD") is not None:
+        raise UserError(
+            f"none of {', '.join(_TRUNKS)} is here, and nothing differs from the last commit, so there is nothing to"
+            " compare with; name a revision or an experiment"
+        )
     return HEAD
 
 

@@ -7,6 +7,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+# Where a gap keeps GitHub from acting on words that a model happens to write: @somebody, who would be notified; #12,
+# GH-12 and a commit's whole SHA, which would be linked from there too; addresses; and :tada:, which becomes a picture.
+_LIVE = re.compile(
+    r"(?<=[@#])(?=\w)|(?<=GH)(?=-\d)|(?<=\b[0-9a-f]{3})(?=[0-9a-f]{37}\b)"
+    r"|(?<=:)(?=//)|(?<=www)(?=\.)|(?<=:)(?=[\w+-]+:)",
+    re.IGNORECASE,
+)
+# Stands for the gap while the text is escaped.
+_GAP = "\0"
+
 
 def environment() -> Environment:
     """Templates named .html.jinja escape by themselves, Markdown asks for `cell`."""
@@ -28,12 +38,21 @@ def clip(text: str, limit: int) -> str:
 
 
 def cell(value: Any) -> str:
-    """Any text as one cell of a Markdown table: shown as it is, never as markup, a link's image or a mention."""
-    text = html.escape(number(value), quote=False)
+    """Any text as one cell of a Markdown table: shown as it is, never as markup, a picture, a link or a mention."""
+    text = _LIVE.sub(_GAP, number(value).replace(_GAP, "\N{REPLACEMENT CHARACTER}"))
+    text = html.escape(text, quote=False)
     text = re.sub(r"([\\`*_\[\]~|$])", r"\\\1", text)
-    # GitHub would notify the person, or link the issue, that a model happens to name.
-    text = re.sub(r"([@#])(?=\w)", r"\1<!-- -->", text)
+    # A comment is not seen, and parts the text for whatever looks for patterns in it.
+    text = text.replace(_GAP, "<!-- -->")
     return "<br>".join(line.strip() for line in text.strip().splitlines()) or "(empty)"
+
+
+def fitting(text: str, limit: int) -> str:
+    """The text where it has at most `limit` characters, else as many whole lines of it, and a line that says so."""
+    if len(text) <= limit:
+        return text
+    rest = "\nThe rest does not fit into one comment on GitHub.\n"
+    return text[: text.rindex("\n", 0, limit - len(rest)) + 1] + rest
 
 
 def number(value: Any) -> str:

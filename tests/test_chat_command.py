@@ -2,6 +2,7 @@
 
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,7 @@ def service(project, monkeypatch):
         monkeypatch.setenv("OPENAI_API_KEY", server.key)
         base = next(iter(server.models))
         server.teach(f"ft:{base}:desk", {"Room 3?": "Up the stairs."})
+        files.write_json(BASE / "base.json", {"model": base, "endpoint": server.url})
         files.write_json(TUNED / "model.json", {"model": f"ft:{base}:desk", "base": base, "endpoint": server.url})
         yield server
         assert server.violations == []
@@ -89,7 +91,45 @@ def test_another_system_prompt_and_none(service):
 def test_what_is_wrong_is_one_line(project):
     done = ask()
     assert done.returncode == 1 and done.stderr.startswith("error: models/tuned is missing; `dvc repro` makes it")
-    assert "expected" not in ask("--max-new-tokens", "0").stdout and ask("--max-new-tokens", "0").returncode == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "some"])
+def test_a_length_that_is_none_is_one_line(project, number):
+    done = ask(f"--max-new-tokens={number}")
+    expected = f"argument --max-new-tokens: '{number}' is not allowed; expected a whole number from 1"
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.splitlines()[-1].endswith(expected)
+
+
+def test_a_base_that_is_missing_is_named(service):
+    shutil.rmtree(BASE)
+    assert one_line(ask()).startswith("error: models/base is missing; `dvc repro` makes it, and `dvc pull` brings it")
+
+
+def test_a_model_of_the_other_backend_is_named(service, project):
+    set_params(backend="unsloth")
+    assert one_line(ask()).startswith("error: models/tuned/adapter_config.json is missing: models/tuned holds no local")
+    files.write_json(TUNED / "adapter_config.json", {})
+    assert one_line(ask()).startswith("error: models/base/base.json names a hosted model, and backend is unsloth")
+    (TUNED / "model.json").unlink()
+    set_params(backend="openai")
+    assert one_line(ask()).startswith("error: models/tuned/model.json is missing: models/tuned holds no hosted model")
+
+
+def one_line(done):
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    return line
+
+
+def test_questions_in_another_encoding_are_named(service):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C"}
+    told = "\ufeffZimmer für 3?\n".encode() + "Zimmer für 4?\n".encode("latin-1")
+    done = subprocess.run(COMMAND, input=told, env=environment, capture_output=True)
+    assert done.returncode == 1
+    expected = "error: standard input, line 2: byte 9 is not UTF-8; save the questions in UTF-8\n"
+    assert done.stderr.decode() == expected
+    # What came before was asked as it stands.
+    assert [body["messages"][-1]["content"] for body in service.chats] == ["Zimmer für 3?"]
 
 
 def test_a_service_that_fails_is_one_line(service):

@@ -1,11 +1,13 @@
 """Real runs of a small pipeline under DVC, committed, and then looked at in a clone that has no cache."""
 
+import ast
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stages import check
 from stages.command import UserError
@@ -186,3 +188,43 @@ def test_wrong_parameters_are_named_first(clone):
     replace("params.yaml", "lr: 0.001", "lr: fast")
     with pytest.raises(UserError, match="lr: 'fast' is not allowed"):
         check.main()
+
+
+# Modules that docs/review.md names as not watched.
+SHARED = {"stages/files.py", "stages/paths.py", "stages/command.py", "stages/params.py", "stages/measures.py"}
+
+
+def imported(path, found):
+    """All modules of the project that a module imports, itself included; what backends import lies in their folder."""
+    found.add(path.as_posix())
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+            for part in (Path(*name.split(".")) for name in names if not name.startswith("stages.backends.")):
+                for one in (part.with_suffix(".py"), part / "__init__.py"):
+                    if one.parts[0] == "stages" and (ROOT / one).exists() and one.as_posix() not in found:
+                        imported(one, found)
+    return found - {"stages/__init__.py"}
+
+
+@pytest.mark.parametrize("name", yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+def test_a_stage_watches_the_code_that_it_imports(name):
+    watched = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][name]["deps"]
+    missing = {
+        path for path in imported(Path(f"stages/{name}.py"), set()) if not {path, str(Path(path).parent)} & set(watched)
+    }
+    assert missing <= SHARED
+
+
+@pytest.mark.parametrize(
+    "path, stages",
+    [
+        ("constraints.txt", ["base", "parse", "validate", "split", "finetune", "evaluate", "report", "export"]),
+        ("stages/params.py", ["finetune", "evaluate"]),
+        ("stages/conversations.py", ["base", "parse", "validate", "finetune", "evaluate", "export"]),
+        ("stages/packages.py", ["base", "export"]),
+    ],
+)
+def test_what_the_backends_import_is_watched_where_it_decides_results(path, stages):
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert [name for name, stage in pipeline.items() if path in stage["deps"]] == stages

@@ -10,10 +10,11 @@ from .history import prediction, predictions
 BOOTSTRAP = Bootstrap(seed=1, resamples=2000, confidence=0.95)
 
 
-def compared(old, new):
+def compared(old, new, **obstacles):
     """Changes by name."""
-    own = [{name: {"value": 9.5} for name in lines[0]["scores"]["tuned"]} for lines in (old, new)]
-    return {change.name: change for change in comparison.changes(comparison.pairs(old, new), *own, BOOTSTRAP)}
+    own = [dict.fromkeys(lines[0]["scores"]["tuned"], 9.5) for lines in (old, new)]
+    found = comparison.changes(comparison.pairs(old, new), *own, BOOTSTRAP, obstacles)
+    return {change.name: change for change in found}
 
 
 def test_the_loss_is_weighted_by_tokens():
@@ -88,6 +89,18 @@ def test_a_loss_that_cannot_be_compared_says_why(old, new, obstacle):
 def test_tests_without_a_common_conversation_compare_nothing():
     found = compared(predictions(), [prediction(7)])
     assert {change.obstacle for change in found.values()} == {"the tests have no conversation in common"}
+
+
+def test_a_measure_that_was_taken_in_another_way_is_not_compared():
+    found = compared(predictions(), predictions([9.0, 9.0, 9.0]), loss="measured with another ruler")
+    assert found["loss"].obstacle == "measured with another ruler" and not found["loss"].exceeds(0.1)
+    assert (found["loss"].old, found["loss"].new, found["chrf"].word) == (9.5, 9.5, "within noise")
+
+
+def test_a_perplexity_that_no_number_holds_is_not_compared():
+    huge = [{**line, "scores": {"tuned": {**line["scores"]["tuned"], "loss": 800.0}}} for line in predictions()]
+    found = compared(predictions(), huge)
+    assert found["perplexity"].obstacle == "it is larger than a number can be" and found["loss"].word == "worse"
 
 
 def change(name, value, low=None, high=None):

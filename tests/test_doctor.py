@@ -1,3 +1,5 @@
+import ast
+import contextlib
 import os
 import re
 import subprocess
@@ -9,6 +11,8 @@ from threading import Thread
 import pytest
 
 from stages import doctor
+from stages.backends.unsloth import weights
+from stages.command import UserError
 
 from .conftest import ROOT, set_params
 
@@ -27,8 +31,8 @@ def examine(project, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", NOWHERE)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
-    def run(*flags):
-        command = [sys.executable, *flags, "-m", "stages.doctor"]
+    def run(*flags, python=sys.executable):
+        command = [python, *flags, "-m", "stages.doctor"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         lines = {line.split()[1]: line for line in done.stdout.splitlines()}
@@ -103,6 +107,64 @@ def test_a_directory_and_a_hub_model(examine, tmp_path):
     assert f"{tmp_path}, in " in examine()[0]["model"]
     set_params(unsloth__model="owner/nothing-here", unsloth__revision="0" * 40)
     assert "owner/nothing-here, which the base stage will fetch" in examine()[0]["model"]
+
+
+@pytest.mark.parametrize(
+    "model, revision, said",
+    [
+        ("/nowhere/model", None, "unsloth.model: '/nowhere/model' is no directory here"),
+        ("owner/name", None, "unsloth.revision: 'None' is not allowed; expected the commit"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_told_as_the_base_stage_tells_it(examine, model, revision, said):
+    set_params(unsloth__model=model, unsloth__revision=revision)
+    lines, status = examine()
+    assert status == 1 and lines["model"].startswith("!! model") and said in lines["model"]
+    with pytest.raises(UserError) as error:
+        weights.resolve(model, revision)
+    assert str(error.value) in lines["model"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[bad", "http://host:port/v1", "http://host:99999/v1", "http://exämple..com/v1", "http://a b/v1", "x"],
+)
+def test_an_address_that_is_none_is_one_finding(project, monkeypatch, url):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    finding = doctor._endpoint()
+    assert finding.text.endswith("must be an address such as https://api.openai.com/v1") and not finding.needed
+    assert finding.mend == "mend openai.base_url or OPENAI_BASE_URL"
+
+
+@pytest.mark.parametrize("name, mark", [("bf16", "--"), ("packages", "!!")])
+def test_an_error_that_nobody_expected_is_one_finding(project, monkeypatch, capsys, name, mark):
+    def fail():
+        raise AttributeError("no such\nthing")
+
+    monkeypatch.setattr(doctor, "_LOOKS", {"python": doctor._python, name: fail})
+    with contextlib.suppress(SystemExit):
+        doctor.main()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("ok python")
+    assert second == f"{mark} {name:<9} could not be told (AttributeError: no such thing); rm -r .venv; make setup"
+
+
+def test_a_torch_without_mkldnn_has_no_fast_bf16(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert doctor._bf16().text.startswith("emulated")
+
+
+def test_an_older_python_is_told_which_one_is_needed(examine):
+    # Where none is installed, this one still tells what an older one could not read.
+    ast.parse(Path(doctor.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
+    for python in sorted(Path.home().glob(".pyenv/versions/3.[89].*/bin/python")):
+        lines, status = examine("-S", python=python)
+        assert status == 1 and lines["python"].startswith("!! python")
+        assert "3.11 or newer is needed; make setup PYTHON=" in lines["python"]
+        assert all(lines[name].endswith("; make setup") for name in ("packages", "device", "model", "data", "time"))
 
 
 def test_the_rate_counts_a_multiplication_and_an_addition_each(monkeypatch):

@@ -414,6 +414,51 @@ def test_without_labels_there_is_no_table_of_them(project):
     assert not any("By label" in text for text in outputs())
 
 
+def test_of_very_many_labels_those_with_most_conversations_are_shown(project):
+    write_inputs()
+    test = metrics(BETTER)["test"]
+    slices = {f"{number} " + "label |" * 100: {"conversations": number, **test} for number in range(3000)}
+    files.write_json(report.SLICES, slices)
+    page, markdown = outputs()
+    assert len(page.encode()) < 1_000_000 and len(markdown) < 65_536
+    for text in (page, markdown):
+        assert "The 2,950 labels with fewer conversations are in" in text and "reports/slices.json" in text
+        assert "2950 label" in text and "2949 label" not in text
+
+
+def test_the_markdown_fits_into_one_comment_whatever_it_shows(project):
+    hostile = prediction("|@*" * 5000)
+    hostile["prompt"] = [{"role": "user", "content": "|@*" * 50}] * 3000
+    write_inputs(predictions=[hostile] * 20)
+    write_history([[1, 1, 1, 0]], [[step, step, 1.5] for step in range(2000)])
+    _, markdown = outputs()
+    assert len(markdown) < 65_536 and "earlier messages)<br>" in markdown
+    assert "2000 measurements, of which the last 50 stand here" in markdown and "| 1999 | 1999 | 1.5 |" in markdown
+    assert "## To make it again" in markdown
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< HEAD\nstep\n", "step,epoch,validation_loss\n1,a,b\n", "[]\n1", "\udcff"])
+@pytest.mark.parametrize("name", ["METRICS", "PREDICTIONS", "VALIDATION_HISTORY", "SLICES", "VALIDATION"])
+def test_a_damaged_input_is_named(project, name, text):
+    write_inputs()
+    path = getattr(report, name)
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError) as error:
+        report.main()
+    assert str(error.value).startswith(f"{path}") and str(error.value).endswith("run `dvc repro` to make it anew")
+    assert "is damaged (" in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_line_without_scores_and_a_lock_with_a_conflict_are_named(project):
+    write_inputs(predictions=[prediction(), {**prediction(), "scores": None}])
+    with pytest.raises(UserError, match=f"{report.PREDICTIONS}, line 2, is damaged"):
+        report.main()
+    write_inputs()
+    Path("dvc.lock").write_text("<<<<<<< HEAD\nstages: {}\n")
+    with pytest.raises(UserError, match="dvc.lock of workspace is damaged"):
+        report.main()
+
+
 def test_moved_weights_are_shown_by_module_and_layer(project):
     write_inputs()
     page, markdown = outputs()

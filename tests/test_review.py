@@ -1,4 +1,3 @@
-import json
 import os
 import re
 import subprocess
@@ -9,13 +8,20 @@ import pytest
 
 from stages import review
 from stages.command import UserError
-from stages.paths import METRICS, PREDICTIONS, SUITE
+from stages.paths import METRICS, PREDICTIONS, SUITE, VALIDATION
 from stages.templates import cell
 
 from .conftest import ROOT, set_params
 from .history import commit, git, prediction, predictions, write_run
 
 HOSTILE = "<script>alert('x')</script> | a\nb `c` ![i](http://evil.example/i.png) @someone #12"
+
+
+CONFLICT = "<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> topic\n"
+
+
+def one_score(name, value):
+    return {"scores": {"base": {name: 1.0}, "tuned": {name: value}}}
 
 
 @pytest.fixture
@@ -145,7 +151,7 @@ def test_credentials_in_an_address_are_left_out(reviewed):
     set_params(data__sources=sources, data__source="mine")
     text, _ = reviewed("HEAD")
     assert "KEY" not in text and "me:pass" not in text
-    assert rows(text)["data.sources.mine.url"] == ["absent", "https://host/a.csv"]
+    assert rows(text)["data.sources.mine.url"] == ["absent", "https:<!-- -->//host/a.csv"]
 
 
 def test_training_and_counts_that_differ_are_listed(reviewed):
@@ -193,6 +199,31 @@ def test_text_of_models_and_data_stays_text(reviewed):
     assert len(re.findall(r"(?<!\\)\|", row)) == 6 and cell(HOSTILE + "?") in row
 
 
+LIVE = [
+    "https://evil.example/a?b=c",
+    "ftp://evil.example",
+    "see www.evil.example",
+    "GH-12 gh-7",
+    ":tada: :+1: :man_dancing:",
+    "2fd4e1c67a2d28fced849ee1bb76e7391b93eb12",
+    "@someone #12 o/r#7 me@host.example",
+]
+
+
+@pytest.mark.parametrize("text", LIVE)
+def test_github_finds_nothing_to_act_on_and_readers_see_the_text_as_it_is(text):
+    made = cell(text)
+    parts = re.sub(r"\\(.)", r"\1", made).split("<!-- -->")
+    assert "".join(parts) == text.replace("&", "&amp;")
+    live = r"://|www\.|GH-\d|:[\w+-]+:|\b[0-9a-f]{40}\b|[@#]\w"
+    assert not any(re.search(live, part, re.IGNORECASE) for part in parts)
+
+
+@pytest.mark.parametrize("text", ["at 12:30, room 204", "a:b", "C:\\x", "f" * 64, "deadbeef", "0\0"])
+def test_other_text_stays_whole(text):
+    assert "<!-- -->" not in cell(text)
+
+
 def test_a_review_fits_into_one_comment(reviewed):
     lines = [prediction(number, prompt=f"{number} " + "@a " * 3000) for number in range(12)]
     write_run(lines)
@@ -200,6 +231,21 @@ def test_a_review_fits_into_one_comment(reviewed):
     write_run([{**line, "tuned": "[b] " * 3000} for line in lines])
     text, _ = reviewed("HEAD")
     assert len(text) < 60_000 and text.count("…") >= 20
+
+
+@pytest.mark.parametrize("length, count, rest", [(40, 360, "160 more"), (1000, 1000, "900 more"), (5000, 90, None)])
+def test_a_review_with_many_parameters_fits_too(reviewed, length, count, rest):
+    set_params(layers__lr={f"{number}" + "|@*" * (length // 3): 0.5 for number in range(count)})
+    text, _ = reviewed("HEAD")
+    assert len(text) <= 60_000 and "## Answers" in text
+    assert f"{rest} differ." in text if rest else "more differ" not in text
+
+
+def test_what_cannot_be_made_shorter_is_cut_after_a_whole_line(reviewed, monkeypatch):
+    monkeypatch.setattr(review, "_LIMIT", 900)
+    write_run(predictions(answer=["Perhaps."] * 3, losses=[0.8, 1.8, 3.8]))
+    text, _ = reviewed("HEAD")
+    assert len(text) <= 900 and text.endswith("\nThe rest does not fit into one comment on GitHub.\n")
 
 
 @pytest.mark.parametrize("path", [PREDICTIONS, METRICS, Path("reports/splits.json"), Path("reports/validation.json")])
@@ -210,11 +256,64 @@ def test_a_missing_report_is_named_with_its_revision(reviewed, path):
     assert error == f"HEAD has no {path}; expected a finished run: `dvc repro` there, then commit"
 
 
-@pytest.mark.parametrize("text", ["<<<<<<< HEAD\n", "{}", "[]"])
-def test_a_damaged_report_is_named_with_its_revision(reviewed, text):
-    METRICS.write_text(text)
+@pytest.mark.parametrize("text", [CONFLICT, "{}", "[]", "null", '{"test": NaN}', "\udcff"])
+@pytest.mark.parametrize("path", [METRICS, VALIDATION])
+def test_a_damaged_report_is_named_with_its_revision(reviewed, path, text):
+    path.write_text(text, errors="surrogateescape")
     _, error = reviewed("HEAD")
-    assert error.startswith("a report of workspace is damaged (")
+    assert error.startswith(f"{path} of workspace is damaged (") and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text", [CONFLICT, "[]", "{stages: [1]}", "{stages: {a: {outs: [{path: x}]}}}", "{stages: {a: 1}}", "a: [", "#"]
+)
+def test_a_damaged_lock_is_named_with_its_revision(reviewed, text):
+    Path("dvc.lock").write_text(text)
+    _, error = reviewed("HEAD")
+    assert error.startswith("dvc.lock of workspace is damaged (") and len(error.splitlines()) == 1
+    assert error.endswith("take one side of a merge whole, then `dvc repro`")
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"tuned": None}, "Expected `str`, got `null` - at `$.tuned`"),
+        ({"prompt": []}, "Expected `array` of length >= 1 - at `$.prompt`"),
+        ({"prompt": [{"content": "x"}]}, "Object missing required field `role` - at `$.prompt[0]`"),
+        ({"tokens": 0}, "Expected `int` >= 1 - at `$.tokens`"),
+        ({"scores": {"base": {"chrf": 1.0}}}, "Object missing required field `tuned` - at `$.scores`"),
+        ({"scores": {"base": {}, "tuned": {"chrf": 1.0}}}, "there is no score chrf"),
+        ({"scores": {"base": {"chrf": 1.0}, "tuned": {"loss": 1.0}}}, "there is no score chrf, loss"),
+        (one_score("chrf", None), "Expected `float`, got `null` - at `$.scores.tuned[...]`"),
+        (one_score("chrf", "abc"), "Expected `float`, got `str` - at `$.scores.tuned[...]`"),
+        (one_score("chrf", float("nan")), "NaN is no number"),
+    ],
+)
+def test_a_damaged_line_is_named_with_its_number(reviewed, change, why):
+    first, second, third = predictions()
+    write_run([first, {**second, **change}, third])
+    _, error = reviewed("HEAD")
+    assert error == f"{PREDICTIONS} of workspace, line 2, is damaged ({why}); `dvc repro` there makes it anew"
+
+
+def test_lines_that_are_no_predictions_are_named(reviewed):
+    for text, why in {CONFLICT: "line 1, is damaged", "[1]\n": "line 1, is damaged", "\n": "is damaged"}.items():
+        PREDICTIONS.write_text(text)
+        _, error = reviewed("HEAD")
+        assert why in error and str(PREDICTIONS) in error and len(error.splitlines()) == 1
+
+
+def test_a_loss_under_another_perturbation_is_not_judged(reviewed):
+    set_params(review__regressions={"perturbed_loss": 0.1})
+    write_run(predictions(perturbed_loss=[1.0, 2.0, 3.0]))
+    commit()
+    set_params(evaluate__epsilon=2.0)
+    write_run(predictions(perturbed_loss=[3.0, 4.0, 5.0]))
+    text, error = reviewed("HEAD")
+    assert error is None
+    assert rows(text)["perturbed loss"][-1] == "not judged: measured with another evaluate.epsilon"
+    verdict = "not comparable: measured with another evaluate.epsilon"
+    assert rows(text)["perturbed loss (lower is better)"] == ["9.50", "9.50", "none", verdict]
 
 
 def test_two_commits_are_compared_whatever_the_workspace_holds(reviewed):
@@ -240,45 +339,9 @@ def test_a_branch_is_compared_with_where_it_left_main(reviewed):
     assert rows(text)["loss (lower is better)"][:2] == ["3.10", "2.90"]
 
 
-# The documentation.
-
-
-def documented():
-    """The commands of docs/review.md that start one of ours, without their comments."""
-    lines = (ROOT / "docs/review.md").read_text(encoding="utf-8").splitlines()
-    commands = [line.split("  #")[0].strip() for line in lines if line.startswith("    ")]
-    return [command for command in commands if command.startswith(("python -m", "make "))]
-
-
-@pytest.fixture
-def documentation(repository):
-    """A history with all that the commands of docs/review.md name, and an environment to run them in."""
-    (repository / "Makefile").write_text((ROOT / "Makefile").read_text())
-    Path("dvc.yaml").write_text("params: [params.yaml]\n")
-    write_run()
-    commit()
-    write_run(predictions([0.8, 1.8, 3.8]))
-    subprocess.run([Path(sys.executable).with_name("dvc"), "exp", "save", "-n", "slower"], check=True)
-    git("checkout", "-q", ".")
-    git("tag", "v1")
-    git("checkout", "-qb", "topic")
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-
-@pytest.mark.parametrize("command", documented())
-def test_the_commands_of_the_documentation_work(documentation, command):
-    if command.startswith("make "):
-        # Set-up is left out: it would install the project's packages.
-        command = command.replace("make ", "make --silent --assume-old=setup --assume-old=.venv/complete ")
-    done = subprocess.run(command, shell=True, env=documentation, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(("# Review: ", "dvc.lock and the reports belong"))
-
-
-def test_the_exit_status_tells_a_regression(documentation):
+def test_the_exit_status_tells_a_regression(repository):
     write_run(predictions([2.0, 3.0, 5.0]))
-    command = [sys.executable, "-m", "stages.review", "v1"]
-    done = subprocess.run(command, env=documentation, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout.startswith("# Review: v1 → workspace")
+    command = [sys.executable, "-m", "stages.review", "HEAD"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout.startswith("# Review: HEAD → workspace")
     assert done.stderr.startswith("error: 1 metric got worse")
-    assert json.loads(PREDICTIONS.read_text().splitlines()[0])["scores"]["tuned"]["loss"] == 2.0

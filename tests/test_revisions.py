@@ -76,8 +76,43 @@ def test_the_shared_main_comes_before_the_own_one(notes):
     assert revisions.branching_point() == revisions.Revision(f"origin/main ({shared[:7]})", shared)
 
 
-def test_without_a_main_branch_it_is_the_last_commit(notes):
+@pytest.mark.parametrize("trunk", ["master", "develop"])
+def test_a_main_branch_of_another_name_is_found(notes, trunk):
+    left = notes("common")
+    git("branch", "-m", "main", trunk)
+    git("update-ref", f"refs/remotes/origin/{trunk}", left)
+    git("symbolic-ref", "refs/remotes/origin/HEAD", f"refs/remotes/origin/{trunk}")
+    notes("mine")
+    assert revisions.branching_point() == revisions.Revision(f"origin/{trunk} ({left[:7]})", left)
+
+
+def test_master_is_a_main_branch_without_a_remote(notes):
+    left = notes("common")
+    git("branch", "-m", "main", "master")
+    git("checkout", "-qb", "topic")
+    notes("mine")
+    assert revisions.branching_point() == revisions.Revision(f"master ({left[:7]})", left)
+
+
+def test_a_history_that_is_cut_off_is_refused(notes, tmp_path_factory, monkeypatch):
+    notes("common")
+    git("checkout", "-qb", "topic")
+    notes("mine")
+    git("checkout", "-q", "main")
+    notes("theirs")
+    clone = tmp_path_factory.mktemp("shallow") / "clone"
+    git("clone", "-q", "--depth", "1", "--no-single-branch", "--branch", "topic", Path.cwd().as_uri(), str(clone))
+    monkeypatch.chdir(clone)
+    with pytest.raises(UserError, match="origin/HEAD and .* cut off here; `git fetch --unshallow`, or name a revision"):
+        revisions.branching_point()
+
+
+def test_without_a_main_branch_work_is_compared_with_the_last_commit_and_never_with_itself(notes):
+    notes("common")
     git("branch", "-m", "trunk")
+    with pytest.raises(UserError, match="nothing differs from the last commit.*name a revision or an experiment"):
+        revisions.branching_point()
+    NOTE.write_text("changed")
     assert revisions.branching_point() == revisions.HEAD
 
 

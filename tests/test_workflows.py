@@ -76,6 +76,7 @@ def merge(repository, monkeypatch, tmp_path_factory):
         "COMMENTS": str(tools / "comments"),
         "CALLS": str(tools / "calls"),
         "OPTIONS": "",
+        "RUN": "https://host.example/o/p/actions/runs/1",
         "ISSUES": "repos/o/p/issues",
         "NUMBER": "7",
     }.items():
@@ -158,6 +159,19 @@ def test_one_comment_is_made_and_then_updated(merge):
         "api --silent --method PATCH repos/o/p/issues/comments/4711 --field body=@comment.md",
     ]
     assert (tools / "calls.body").read_text().startswith("<!-- review -->\n# Review: ")
+
+
+def test_a_comment_is_cut_after_a_whole_line_and_names_the_summary(merge):
+    tools = merge([0.8, 1.8, 3.8])
+    assert step("Review") == 0
+    said = [f"error: {number} ü stages are stale" for number in range(500)]
+    Path("check.txt").write_text("\n".join(said) + "\n")
+    assert step("Summary") == 0
+    comment, summary = Path("comment.md").read_text(), (tools / "summary").read_text()
+    *lines, last = comment.splitlines()
+    assert last == "More stands in the [summary](https://host.example/o/p/actions/runs/1)."
+    assert lines[-2].strip() in said and len(comment) < 65_536
+    assert all(f"    {line}\n" in summary for line in said) and "error: 499" not in comment
 
 
 def test_a_fork_cannot_comment_and_that_fails_nothing():

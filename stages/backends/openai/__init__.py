@@ -129,8 +129,13 @@ def pair(knobs: Params) -> Pair:
     """The base model and the tuned one, at the endpoint where it was trained.
 
     Raises:
-        UserError: the environment or the parameters name another endpoint by now.
+        UserError: there is no hosted model, or the environment or the parameters name another endpoint by now.
     """
+    if not _TUNED_RECORD.exists():
+        raise UserError(
+            f"{_TUNED_RECORD} is missing: {TUNED} holds no hosted model, and backend is openai; set backend back, or"
+            " run `dvc repro`"
+        )
     url = _endpoint_of(_TUNED_RECORD, knobs)
     record = json.loads(_TUNED_RECORD.read_text(encoding="utf-8"))
     return HostedPair(connect(url), url, record["base"], record["model"], knobs.evaluate.batch_size, knobs.seed)

@@ -32,12 +32,22 @@ def endpoint(knobs: Params) -> str:
         UserError: it is no http(s) address, or has credentials in it, which would end in files.
     """
     url = (knobs.openai.base_url or os.environ.get(_URL) or _OPENAI).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_address(url):
         raise UserError("openai.base_url (or OPENAI_BASE_URL) must be an address such as https://api.openai.com/v1")
+    parts = urlsplit(url)
     if "@" in parts.netloc or parts.query:
         raise UserError(f"openai.base_url (or OPENAI_BASE_URL) must not hold credentials; put the key in {_KEY}")
     return url
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        # Each raises where it is none: a port of letters, a host name with an empty or too long part.
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and not any(one.isspace() for one in url)
 
 
 def connect(url: str) -> openai.OpenAI:

@@ -48,6 +48,8 @@ def weights_folder() -> Path:
     from stages.backends.unsloth import weights
 
     record = json.loads(_RECORD.read_text(encoding="utf-8"))
+    if "content" not in record:
+        raise UserError(f"{_RECORD} names a hosted model, and backend is unsloth; set backend back, or run `dvc repro`")
     return weights.resolve(record["model"], record["revision"], expected=record["content"]).folder
 
 
@@ -100,9 +102,18 @@ def finetune(knobs: Params, log: Log) -> Result:
 
 
 def pair(knobs: Params) -> Pair:
-    """The base model and what was made of it."""
+    """The base model and what was made of it.
+
+    Raises:
+        UserError: one of them was made with another backend.
+    """
     from stages.backends.unsloth import local
 
+    if not any((TUNED / name).exists() for name in ("adapter_config.json", "config.json")):
+        raise UserError(
+            f"{TUNED}/adapter_config.json is missing: {TUNED} holds no local model, and backend is unsloth; set backend"
+            " back, or run `dvc repro`"
+        )
     return local.Pair.load(weights_folder(), TUNED, Chat.load(), knobs.evaluate.batch_size)
 
 

