@@ -14,8 +14,8 @@ help:  ## Show this list
 run: setup  ## Set up, then run the pipeline: data to fine-tuned, measured model
 	$(BIN)/dvc repro
 
-test: setup  ## Set up, then run all tests
-	$(BIN)/pytest
+test: setup  ## Set up, then run all tests, two at a time
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .
@@ -37,11 +37,11 @@ doctor:  ## Say what this machine can do, and what is missing; needs no set-up
 setup: .venv/complete  ## Make .venv with the pinned packages (nothing to do when it is there)
 
 # The mark is written last: a set-up that was cut off is done again.
-.venv/complete: constraints.txt $(wildcard requirements*.txt)
+.venv/complete: $(wildcard constraints*.txt) $(wildcard requirements*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -r requirements.txt -r requirements-dev.txt \
+	$(BIN)/pip install --quiet -c constraints.txt -c constraints-dev.txt -r requirements.txt -r requirements-dev.txt \
 		$(if $(shell command -v nvidia-smi 2>/dev/null),-r requirements-cuda.txt)
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt -r requirements-unsloth.txt
 	@touch $@

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PYTHON = (3, 11)
 _SETUP = "make setup"
+_CONSTRAINTS = ("constraints.txt", "constraints-dev.txt")
 _AGAIN = f"rm -r .venv; {_SETUP}"
 _GIB = 1 << 30
 # The default run: its packages, the base as wheel and as safetensors, DVC's cache; and the peak of its training.
@@ -84,7 +85,7 @@ def _python() -> Finding:
 def _packages() -> Finding:
     from packaging.utils import canonicalize_name
 
-    pins = {canonicalize_name(pin.name): pin.specifier for pin in _pinned("constraints.txt")}
+    pins = {canonicalize_name(pin.name): pin.specifier for file in _CONSTRAINTS for pin in _pinned(file)}
     wanted = [canonicalize_name(one.name) for name in _requirements() for one in _pinned(name)]
     found = {name: _version(name) for name in wanted}
     wrong = [f"{name} {found[name] or 'missing'}" for name in wanted if not (found[name] and found[name] in pins[name])]
@@ -92,7 +93,7 @@ def _packages() -> Finding:
         return Finding("not there yet", _SETUP)
     if wrong:
         return Finding(f"{len(wrong)} of {len(wanted)} not as pinned: {', '.join(wrong[:4])}", _AGAIN)
-    return Finding(f"all {len(wanted)} as pinned in constraints.txt")
+    return Finding(f"all {len(wanted)} as pinned in {' and '.join(_CONSTRAINTS)}")
 
 
 def _requirements() -> list[str]:

@@ -24,7 +24,7 @@ NOWHERE = "http://127.0.0.1:9/v1"
 @pytest.fixture
 def examine(project, monkeypatch):
     """A function that runs the doctor in the project, and returns its lines by name and the exit status."""
-    for path in [ROOT / "constraints.txt", *ROOT.glob("requirements*.txt")]:
+    for path in [*ROOT.glob("constraints*.txt"), *ROOT.glob("requirements*.txt")]:
         Path(path.name).write_bytes(path.read_bytes())
     Path("data").mkdir()
     Path("data/sample.csv").write_bytes(b"0" * 123_456)
