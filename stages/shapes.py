@@ -1,5 +1,6 @@
 """From a source's record to a conversation, for each `format` that a source can have. Nothing is repaired."""
 
+import collections
 import itertools
 import json
 import re
@@ -192,7 +193,7 @@ def _decoded(content: Any, kind: Any) -> Any:
 def _without_repetition(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in collections.Counter(names).items() if count > 1)
         raise msgspec.ValidationError(f"The key `{twice}` stands more than once in one object")
 
 

@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import random
+import time
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages import conversations, parse, reading, shapes
+from stages.backends.openai.chat import HostedChat
 from stages.command import UserError
 from stages.conversations import Conversation, Message
 from stages.params import Columns, Source
@@ -441,3 +444,26 @@ def test_tools_and_weights_come_through():
     }
     found = read(as_csv([json.dumps(one)]))[0][1]
     assert json.loads(conversations.encode(found)) == one
+
+
+def test_many_keys_and_many_marks_take_no_long_time():
+    count = 20_000
+    keys = ",".join(f'"k{number}":1' for number in range(count))
+    begin = time.process_time()
+    raw = f'{{"prompt":"a","completion":"b",{keys},"k{count - 1}":1}}'.encode()
+    assert "stands more than once" in read(raw, source("prompt_completion"))[0].error
+    assert talk(("user", "a" + "\u0315\u0300" * count), ("assistant", "b")).prompt_key
+    assert HostedChat("gpt-4o").lengths(["ab" * count])[0] > count / 10
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize("text", ["Ou\u0300 e\u0302tes-vous ?", "か\u3099 " * 400, "か\u3099" * 400, "ﬁn"])
+def test_equal_texts_in_other_unicode_forms_are_one_prompt(text):
+    texts = [unicodedata.normalize(form, case) for form in ("NFC", "NFD", "NFKC") for case in (text, text.upper())]
+    keys = {talk(("user", one), ("assistant", "b")).prompt_key for one in texts}
+    assert len(keys) == 1
+
+
+def test_tokens_of_a_long_text_are_those_of_its_words():
+    chat, text = HostedChat("gpt-4o"), "The pool is open from seven to ten, also for dogs. " * 50
+    assert chat.lengths([text]) == [len(chat._encoding.encode_ordinary(text))]
