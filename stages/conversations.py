@@ -22,7 +22,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     content: str | None = None
     name: str | None = None
     weight: Literal[0, 1] | None = None  # 0: this assistant message is not learned
-    tool_calls: list[Any] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
 
     @property
@@ -35,7 +35,7 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """Messages in order. In a valid conversation the last one is the assistant's: the response."""
 
     messages: tuple[Message, ...]
-    tools: list[Any] | None = None
+    tools: list[dict[str, Any]] | None = None
     parallel_tool_calls: bool | None = None
 
     @property
