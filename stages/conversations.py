@@ -11,6 +11,9 @@ import msgspec
 
 Role = Literal["system", "user", "assistant", "tool"]
 
+# Longer words are normalized in parts.
+_LONGEST_WORD = 256
+
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One turn: who speaks and what is said, or which tools are called."""
@@ -19,7 +22,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     content: str | None = None
     name: str | None = None
     weight: Literal[0, 1] | None = None  # 0: this assistant message is not learned
-    tool_calls: list[Any] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
 
     @property
@@ -32,7 +35,7 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """Messages in order. In a valid conversation the last one is the assistant's: the response."""
 
     messages: tuple[Message, ...]
-    tools: list[Any] | None = None
+    tools: list[dict[str, Any]] | None = None
     parallel_tool_calls: bool | None = None
 
     @property
@@ -57,10 +60,32 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 def _plain(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = _normalized(_normalized(text).casefold())
     words = re.sub(r"[\W_]+", " ", folded).strip()
     # A prompt of nothing but punctuation or emoji keeps its own characters: they are all that it says.
     return words or " ".join(folded.split())
+
+
+def _normalized(text: str) -> str:
+    """NFKC, but for white space, which the key does not tell apart. The time is linear in the text's length."""
+    if text.isascii():
+        return text
+    words = text.split()
+    if max(map(len, words), default=0) > _LONGEST_WORD:
+        return " ".join("".join(unicodedata.normalize("NFKC", part) for part in _parts(word)) for word in words)
+    return unicodedata.normalize("NFKC", text)
+
+
+def _parts(word: str) -> Iterator[str]:
+    """A very long word in parts: to sort a run of combining marks takes the square of its length."""
+    start = 0
+    while start < len(word):
+        end = start + _LONGEST_WORD
+        # A mark stays with its letter, unless there are more marks than any script writes.
+        while end < min(len(word), start + 2 * _LONGEST_WORD) and unicodedata.combining(word[end]):
+            end += 1
+        yield word[start:end]
+        start = end
 
 
 _decoder = msgspec.json.Decoder(Conversation)

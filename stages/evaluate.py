@@ -76,10 +76,13 @@ def compare(base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, 
 def slices(labels: list[str], base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, dict[str, Any]]:
     """What `compare` gives for the conversations of each label, and how many they are; nothing without labels."""
     found = {}
+    unlabelled = _UNLABELLED
+    while unlabelled in labels:
+        unlabelled = f"({unlabelled})"
     for label in sorted(set(labels)):
         chosen = np.array([one == label for one in labels])
         results = compare(_among(base, chosen), _among(tuned, chosen), knobs)
-        found[label or _UNLABELLED] = {"conversations": int(chosen.sum()), **results}
+        found[label or unlabelled] = {"conversations": int(chosen.sum()), **results}
     return found
 
 

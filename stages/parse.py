@@ -33,9 +33,12 @@ def main() -> None:
         pq.ParquetWriter(parquet, SCHEMA) as table,
     ):
         for chunk in iter(lambda: list(itertools.islice(records, CHUNK)), []):
-            good = [one.conversation for one in chunk if one.conversation is not None]
+            rows = signaller.rows(chunk)
+            pairs = zip(chunk, rows, strict=True)
+            # The base model may be unable to read what is a conversation in itself.
+            good = [one.conversation for one, row in pairs if one.conversation is not None and row["error"] is None]
             out.writelines(conversations.encode(conversation) + b"\n" for conversation in good)
-            table.write_table(pa.Table.from_pylist(signaller.rows(chunk), schema=SCHEMA))
+            table.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
             total, valid = total + len(chunk), valid + len(good)
             bar.update(len(chunk))
     notice(f"parsed {total} records: {valid} conversations, {total - valid} that are none")

@@ -1,5 +1,6 @@
 """From a source's record to a conversation, for each `format` that a source can have. Nothing is repaired."""
 
+import collections
 import itertools
 import json
 import re
@@ -11,12 +12,20 @@ import msgspec
 
 from stages import params
 from stages.command import UserError
-from stages.content import excerpt, snippet
+from stages.content import excerpt, one_line, snippet
 from stages.conversations import Conversation, Message, Role
 from stages.reading import Content
 
 _NAME = re.compile(r"[\w .-]{1,64}")
-_BYTE = re.compile(r" \(byte (\d+)\)")
+_BYTE = re.compile(r" \(byte (\d{1,9})\)$")
+# Half of a surrogate pair as JSON escapes it.
+_HALF = re.compile(
+    r"(?<!\\)(?:\\\\)*+(\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+_HALF_REASON = "the text holds half of a surrogate pair"
+# Names that an error lists.
+_NAMED = 20
 # Longest label: a longer one is no name of a slice.
 _LABEL_LIMIT = 100
 # A conversation, and what the record gives as its label.
@@ -36,6 +45,27 @@ class Record(NamedTuple):
 class _Turn(msgspec.Struct, forbid_unknown_fields=True):
     speaker: Literal["system", "human", "user", "gpt", "assistant"] = msgspec.field(name="from")
     value: str
+
+
+class _Function(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    arguments: str
+
+
+class _Call(msgspec.Struct, forbid_unknown_fields=True):
+    id: str
+    type: Literal["function"]
+    function: _Function
+
+
+class _Caller(msgspec.Struct):
+    tool_calls: list[_Call] | None = None
+
+
+class _Called(msgspec.Struct):
+    """The part of a record that calls tools. Conversations keep calls as they are written, keys in the same order."""
+
+    messages: list[_Caller]
 
 
 class _ShareGPT(msgspec.Struct, forbid_unknown_fields=True):
@@ -126,12 +156,12 @@ def _record(row: int, content: Content, shape: Callable[[Any], _Shaped], source:
         conversation, label = shape(content)
         return Record(row, conversation, label=_label(label, source.label) if source.label else None)
     except UnicodeEncodeError as error:
-        reason, seen = "the text holds half of a surrogate pair", snippet(_text(content), (error.start, error.end))
+        why, seen = _HALF_REASON, snippet(error.object, (error.start, error.end))
     except RecursionError:
-        reason, seen = "the JSON is nested too deeply", excerpt(_text(content))
+        why, seen = "the JSON is nested too deeply", excerpt(_text(content))
     except (msgspec.DecodeError, TypeError) as error:
-        reason, seen = _why(str(error), _text(content))
-    return Record(row, None, reason, seen)
+        why, seen = _why(error, _text(content))
+    return Record(row, None, why, seen)
 
 
 def _label(value: Any, name: str) -> str:
@@ -144,13 +174,16 @@ def _label(value: Any, name: str) -> str:
     return label
 
 
-def _why(reason: str, text: str) -> tuple[str, str]:
+def _why(error: Exception, text: str) -> tuple[str, str]:
     """Reason and snippet. The place differs from row to row; without it, equal faults have equal reasons."""
-    place = _BYTE.search(reason)
-    if not place:
-        return reason, excerpt(text)
+    why = str(error)
+    # What msgspec says of it depends on where it stands, and can be that the text is cut off.
+    if not isinstance(error, msgspec.ValidationError) and (half := _HALF.search(text)):
+        return _HALF_REASON, snippet(text, half.span(1))
+    if not (place := _BYTE.search(why)):
+        return one_line(why), excerpt(text)
     at = len(text.encode()[: int(place[1])].decode("utf-8", "ignore"))
-    return _BYTE.sub("", reason), snippet(text, (at, at + 1))
+    return one_line(_BYTE.sub("", why)), snippet(text, (at, at + 1))
 
 
 def _text(content: Any) -> str:
@@ -160,9 +193,11 @@ def _text(content: Any) -> str:
 
 
 def _messages(content: Any, label: str | None = None) -> _Shaped:
+    record = _decoded(content, _labelled(Conversation, label) if label else Conversation)
+    if any(message.tool_calls for message in record.messages):
+        msgspec.json.decode(_json(content), type=_Called)
     if label is None:
-        return _decoded(content, Conversation), None
-    record = _decoded(content, _labelled(Conversation, label))
+        return record, None
     return Conversation(**{name: getattr(record, name) for name in Conversation.__struct_fields__}), record.label
 
 
@@ -180,9 +215,13 @@ def _labelled(kind: Any, label: str) -> Any:
     return msgspec.defstruct(f"Labelled{kind.__name__}", [field], bases=(kind,), frozen=kind.__struct_config__.frozen)
 
 
-def _decoded(content: Any, kind: Any) -> Any:
+def _json(content: Any) -> str | bytes:
     # A value that is decoded already goes through JSON once more: it may hold what JSON refuses.
-    record = content if isinstance(content, str | bytes) else msgspec.json.encode(content)
+    return content if isinstance(content, str | bytes) else msgspec.json.encode(content)
+
+
+def _decoded(content: Any, kind: Any) -> Any:
+    record = _json(content)
     value = msgspec.json.decode(record, type=kind)
     # msgspec keeps the last of equal keys; what the others said would be lost without a trace.
     json.loads(record, object_pairs_hook=_without_repetition)
@@ -192,7 +231,7 @@ def _decoded(content: Any, kind: Any) -> Any:
 def _without_repetition(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in collections.Counter(names).items() if count > 1)
         raise msgspec.ValidationError(f"The key `{twice}` stands more than once in one object")
 
 
@@ -245,8 +284,14 @@ def _require(header: list[str], names: list[str]) -> None:
             look = _format_of(header)
             hint = f"; it looks like format: {look}" if look else ""
             raise UserError(
-                f"the source has no column '{name}'; its columns are: {', '.join(header)}{hint}; mend data.sources.*"
+                f"the source has no column '{name}'; its columns are: {_listed(header)}{hint}; mend data.sources.*"
             )
+
+
+def _listed(header: list[str]) -> str:
+    """The first names; where a header is missing, they are a conversation's text."""
+    more = f" and {len(header) - _NAMED} more" if len(header) > _NAMED else ""
+    return ", ".join(map(excerpt, header[:_NAMED])) + more
 
 
 def _conversation(content: Any, wanted: dict[str, Any], label: str | None) -> _Shaped:

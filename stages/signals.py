@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from stages import conversations, language
 from stages.backends import Reader
-from stages.content import NAMES, Inspector, place, snippet
+from stages.content import NAMES, Inspector, excerpt, one_line, place, snippet
 from stages.conversations import Conversation, Message
 from stages.neighbours import SKETCH_BYTES, sketch
 from stages.shapes import Record
@@ -54,15 +54,21 @@ class Signaller:
         tokens = iter(self._reader.counts(read))
         responses = iter(self._reader.lengths([_said(one.messages[-1]) if one.messages else "" for one in read]))
         return [
-            {"row": one.row, "error": one.error, "faults": {"error": one.snippet}}
+            _none(one.row, one.error or "", one.snippet)
             if one.conversation is None
-            else {"row": one.row, "label": one.label, **self._signals(one.conversation, next(tokens), next(responses))}
+            else self._row(one, one.conversation, next(tokens), next(responses))
             for one in records
         ]
 
-    def _signals(self, conversation: Conversation, tokens: int, response: int) -> dict[str, Any]:
+    def _row(self, record: Record, conversation: Conversation, tokens: int | str, response: int) -> dict[str, Any]:
+        if isinstance(tokens, str):
+            return _none(record.row, one_line(tokens), excerpt(conversations.encode(conversation).decode()))
+        signals = self._signals(conversation, record.label or "", tokens, response)
+        return {"row": record.row, "error": None, "label": record.label, **signals}
+
+    def _signals(self, conversation: Conversation, label: str, tokens: int, response: int) -> dict[str, Any]:
         messages, prompt = conversation.messages, conversation.prompt_key
-        faults = self._inspector.faults(conversation) | _short(messages) | _empty(messages)
+        faults = self._inspector.faults(conversation, label) | _short(messages) | _empty(messages)
         system = [message.text for message in messages if message.role == "system"]
         return {
             "roles": "".join(message.role[0] for message in messages),
@@ -79,6 +85,11 @@ class Signaller:
             **{name: int(name in faults) for name in NAMES},
             "faults": faults or None,
         }
+
+
+def _none(row: int, error: str, seen: str) -> dict[str, Any]:
+    """The row of a record that is no conversation, or none that the base model can read."""
+    return {"row": row, "error": error, "faults": {"error": seen}}
 
 
 def _said(message: Message) -> str:

@@ -91,3 +91,17 @@ def test_tool_calls_are_learned_where_the_template_writes_them(base):
 def test_tool_calls_are_refused_where_the_template_leaves_them_out(base):
     with pytest.raises(UserError, match="has no place for tool calls"):
         Chat.load().example(WITH_TOOLS)
+
+
+def test_what_the_template_refuses_concerns_one_conversation_alone(base):
+    chat = Chat.load()
+    turn = Conversation((Message("assistant", "Hi."), Message("user", "Hello?")))
+    chat.tokenizer.chat_template = (
+        "{% if messages[0].role == 'assistant' %}{{ raise_exception('the user begins') }}{% endif %}"
+        "{% for tool in tools or [] %}{{ (tool.function.name + '')[:0] }}{% endfor %}" + chat.tokenizer.chat_template
+    )
+    odd = Conversation(TALK.messages, tools=[{"function": 5}])
+    calls, order, tools, first, last = chat.counts([WITH_TOOLS, turn, odd, TALK, TALK])
+    assert first == last == len(chat.example(TALK).input_ids)
+    assert "has no place for tool calls" in calls and order.endswith("refuses the conversation: the user begins")
+    assert "refuses the conversation" in tools

@@ -30,6 +30,14 @@ def test_each_label_has_the_metrics_of_its_own_conversations():
     assert found["spa"]["gain"]["loss"] == {"value": 1.0, "low": None, "high": None}
 
 
+def test_a_label_that_reads_like_the_lack_of_one_is_kept_apart():
+    labels = ["(no label)", "", "((no label))", "(no label)"]
+    found = evaluate.slices(labels, measures(1.0, 5.0, 2.0, 3.0), measures(0.5, 5.0, 1.0, 4.0), KNOBS)
+    sizes = {label: one["conversations"] for label, one in found.items()}
+    assert sizes == {"(no label)": 2, "((no label))": 1, "(((no label)))": 1}
+    assert found["(((no label)))"]["base"]["loss"]["value"] == 5.0
+
+
 def test_without_labels_there_are_no_slices():
     assert evaluate.slices([], measures(1.0), measures(2.0), KNOBS) == {}
 

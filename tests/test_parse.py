@@ -4,18 +4,25 @@ import gzip
 import io
 import json
 import random
+import time
+import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages import conversations, parse, reading, shapes
+from stages import backends, conversations, parse, reading, shapes
+from stages.backends.openai.chat import HostedChat
+from stages.backends.unsloth.chat import Chat
 from stages.command import UserError
 from stages.conversations import Conversation, Message
 from stages.params import Columns, Source
 from stages.paths import CONVERSATIONS, RAW, SIGNALS
+from stages.signals import SCHEMA, Signaller
 
 MESSAGES = Source(url="x", sha256=None, format="messages")
 
@@ -429,15 +436,161 @@ def test_text_comes_through_a_csv_unaltered(texts):
     assert [one[1] for one in read(as_csv(*[[record(*turns)] for turns in talks]))] == [talk(*turns) for turns in talks]
 
 
+FREE = {"name": "free", "arguments": "{}"}
+# Not in the order of OpenAI's pages: it comes through as it is.
+CALL = {"function": FREE, "type": "function", "id": "1"}
+
+
 def test_tools_and_weights_come_through():
     one = {
         "messages": [
             {"role": "user", "content": "A room?"},
-            {"role": "assistant", "tool_calls": [{"function": {"name": "free", "arguments": "{}"}}]},
+            {"role": "assistant", "tool_calls": [CALL]},
             {"role": "tool", "content": "2", "tool_call_id": "1"},
             {"role": "assistant", "content": "Two.", "weight": 1},
         ],
         "tools": [{"type": "function", "function": {"name": "free"}}],
     }
     found = read(as_csv([json.dumps(one)]))[0][1]
-    assert json.loads(conversations.encode(found)) == one
+    assert conversations.encode(found) == json.dumps(one, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("container", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    "calls, tools, reason",
+    [
+        (5, [], "Expected `array | null`, got `int` - at `$.messages[1].tool_calls`"),
+        (["free"], [], "Expected `object`, got `str` - at `$.messages[1].tool_calls[0]`"),
+        ([{**CALL, "function": None}], [], "got `null` - at `$.messages[1].tool_calls[0].function`"),
+        ([{**CALL, "function": {"name": "a"}}], [], "missing required field `arguments`"),
+        ([{**CALL, "function": {**FREE, "arguments": {}}}], [], "Expected `str`, got `object`"),
+        ([{**CALL, "type": "tool"}], [], "Invalid enum value 'tool'"),
+        ([{**CALL, "id": 5}], [], "Expected `str`, got `int` - at `$.messages[1].tool_calls[0].id`"),
+        ([{**CALL, "index": 0}], [], "unknown field `index`"),
+        ([CALL], ["free"], "Expected `object`, got `str` - at `$.tools[0]`"),
+        ([CALL], {"name": "free"}, "Expected `array | null`, got `object` - at `$.tools`"),
+        ([CALL], [{"a": "\ud800 x"}], "the text holds half of a surrogate pair"),
+        ([CALL], [{"a": "x\udc00"}], "the text holds half of a surrogate pair"),
+    ],
+)
+def test_odd_tools_are_an_error_of_their_row(calls, tools, reason, container):
+    turns = [{"role": "user", "content": "A room?"}, {"role": "assistant", "tool_calls": calls}]
+    one = {"messages": turns, "tools": tools}
+    good, bad = record(*TALK), json.dumps(one)
+    first, second = read(as_csv([good], [bad]) if container == "csv" else f"{good}\n{bad}".encode())
+    assert first.error is None and second.conversation is None and reason in second.error
+    assert "\\ud800" not in bad or "‹\\ud800›" in second.snippet
+
+
+def test_a_whole_surrogate_pair_and_an_escaped_backslash_are_text():
+    cell = json.dumps({"messages": [{"role": "user", "content": "🙂 \\ud800"}, {"role": "assistant", "content": "a"}]})
+    assert "\\ud83d" in cell and read(as_csv([cell]))[0].conversation.messages[0].text == "🙂 \\ud800"
+
+
+KEY = "sk-" + "a1B2" * 8
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        '{"messages":[{"role":"%s\\u001b[31m\\nerror: fake","content":"x"}]}',
+        '{"messages":[],"%s":1}',
+        '{"messages":[],"tools":[{"%s":1,"%s":1}]}',
+        '{"messages":[],"%s (byte 99999999999999999999)":1}',
+        '{"messages": "%s',
+    ],
+)
+def test_no_error_shows_a_secret_or_moves_the_terminal(cell):
+    cell = cell.replace("%s", KEY)
+    first, second = read(as_csv([cell], [cell]))
+    assert first.error == second.error and not first.conversation
+    shown = first.error + first.snippet
+    assert KEY not in shown and KEY[4:] not in shown and "sk•••" in shown and shown.isprintable()
+
+
+def test_a_header_that_is_text_is_listed_short_and_masked():
+    header = [f"My card is 4111 1111 1111 1111 \x1b[31m {'x' * 500}", f"use {KEY}", *map(str, range(100))]
+    with pytest.raises(UserError) as error:
+        read(as_csv(header, ["a"] * 102), source("columns", columns=Columns(user="q", assistant="a")))
+    text = str(error.value)
+    assert "My card is 41•••" in text and "use sk•••" in text and " and 82 more" in text
+    assert text.isprintable() and len(text) < 400
+
+
+def test_many_keys_and_many_marks_take_no_long_time():
+    count = 20_000
+    keys = ",".join(f'"k{number}":1' for number in range(count))
+    begin = time.process_time()
+    raw = f'{{"prompt":"a","completion":"b",{keys},"k{count - 1}":1}}'.encode()
+    assert "stands more than once" in read(raw, source("prompt_completion"))[0].error
+    assert talk(("user", "a" + "\u0315\u0300" * count), ("assistant", "b")).prompt_key
+    assert HostedChat("gpt-4o").lengths(["ab" * count])[0] > count / 10
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize("text", ["Ou\u0300 e\u0302tes-vous ?", "か\u3099 " * 400, "か\u3099" * 400, "ﬁn"])
+def test_equal_texts_in_other_unicode_forms_are_one_prompt(text):
+    texts = [unicodedata.normalize(form, case) for form in ("NFC", "NFD", "NFKC") for case in (text, text.upper())]
+    keys = {talk(("user", one), ("assistant", "b")).prompt_key for one in texts}
+    assert len(keys) == 1
+
+
+def test_tokens_of_a_long_text_are_those_of_its_words():
+    chat, text = HostedChat("gpt-4o"), "The pool is open from seven to ten, also for dogs. " * 50
+    assert chat.lengths([text]) == [len(chat._encoding.encode_ordinary(text))]
+
+
+class Failing:
+    """A reader that can make nothing of tool calls."""
+
+    context, special_tokens = 100, ("<s>",)
+
+    def counts(self, talks):
+        return [f"no place for {KEY}" if any(one.tool_calls for one in talk.messages) else 7 for talk in talks]
+
+    def lengths(self, texts):
+        return [7] * len(texts)
+
+
+def test_what_the_model_cannot_read_is_an_error_of_its_row(project, base, monkeypatch):
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("url: data/sample.csv", "url: data/raw.csv"))
+    monkeypatch.setattr(backends, "chosen", lambda knobs: SimpleNamespace(reader=Failing))
+    calls = {"messages": [{"role": "user", "content": "A room?"}, {"role": "assistant", "tool_calls": [CALL]}]}
+    RAW.parent.mkdir(exist_ok=True)
+    RAW.write_bytes(as_csv([record(*TALK)], [json.dumps(calls)], ["{"], [record(*TALK)]))
+    parse.main()
+    assert [one.prompt[0].text for one in conversations.read_jsonl(CONVERSATIONS)] == [TALK[0][1]] * 2
+    table = pd.read_parquet(SIGNALS)
+    assert list(table["error"].isna()) == [True, False, False, True] and table["error"][1] == "no place for sk•••"
+    assert "A room?" in dict(table["faults"][1])["error"]
+
+
+def test_a_label_is_inspected_too():
+    first, second = Signaller(Failing()).rows([shapes.Record(1, talk(*TALK), label=one) for one in (KEY, "pool")])
+    assert (first["api_key"], second["api_key"]) == (1, 0) and first["faults"]["api_key"] == "label: ‹sk•••›"
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([KEY, "<s>", '{"a": [', "free", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "function", "id"]), inner),
+    max_leaves=8,
+)
+CALLS = st.lists(st.fixed_dictionaries({"function": st.just(FREE), "type": st.just("function"), "id": st.text()}))
+TURNS = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": st.none() | st.text(max_size=20)},
+    optional={"tool_calls": CALLS | VALUES, "name": st.text() | VALUES, "tool_call_id": st.text() | VALUES},
+)
+
+
+@FUZZ
+@given(turns=st.lists(TURNS, max_size=4), tools=VALUES | st.lists(st.dictionaries(st.text(), VALUES), max_size=2))
+def test_no_record_crashes_what_inspects_it(small_base, turns, tools):
+    records = read(as_csv([json.dumps({"messages": turns, "tools": tools})]))
+    (row,) = Signaller(Chat.load(small_base)).rows(records)
+    assert KEY not in str(row) and (row["error"] is None) == ("roles" in row)
+    pa.Table.from_pylist([row], schema=SCHEMA)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
@@ -7,8 +8,11 @@ import pytest
 from stages import findings, suite, validate
 from stages.command import UserError
 from stages.content import NAMES
+from stages.conversations import Conversation, Message
 from stages.neighbours import SKETCH_BYTES, matrix, sketch
 from stages.paths import SUITE
+from stages.shapes import Record
+from stages.signals import Signaller
 
 from .conftest import ROOT
 
@@ -55,6 +59,10 @@ def test_good_rows_pass():
         {"roles": "ua"},  # no system message at all
         {"roles": "suatataua"},  # tools answer between the assistant's turns
         {"roles": "suata"},
+        {"roles": "uatta"},  # two calls at once, and an answer to each
+        {"roles": "suauaua"},  # one system message, and many after it
+        {"label": "(no label)"},
+        {"label": "0"},
         {"n_tokens": 10_000_000, "n_over": 0},  # long, and within what the model reads
         {"n_response": 2},  # "Yes."
         {"language": None},  # too short to tell
@@ -76,6 +84,11 @@ BROKEN = {name: None for name in GOOD} | {"prompt_hash": None, "response_hash": 
         ("system_first", "critical", {"roles": "usa"}),
         ("system_first", "critical", {"roles": "ssua"}),
         ("user_before_assistant", "critical", {"roles": "saua"}),
+        ("user_before_assistant", "critical", {"roles": "ta"}),
+        ("user_before_assistant", "critical", {"roles": "sta"}),
+        ("user_before_assistant", "critical", {"roles": "sa"}),
+        ("alternating_roles", "critical", {"roles": "uta"}),
+        ("alternating_roles", "critical", {"roles": "suauta"}),
         ("ends_with_response", "critical", {"roles": "su"}),
         ("ends_with_response", "critical", {"roles": ""}),
         ("no_empty_message", "critical", {"n_empty": 1}),
@@ -108,6 +121,37 @@ def test_rules_about_several_rows_name_all_of_them():
     (finding,) = found(signals(conversation_hash="conversation_hash0"))
     assert (finding["rule"], finding["rows"]) == ("duplicates", [11, 12])
     assert found(signals(prompt_hash="prompt_hash0", response_hash="response_hash0")) == []
+
+
+def signalled(*messages):
+    """The signals of one conversation, for a model that reads all as nine tokens."""
+    reader = SimpleNamespace(
+        context=100, special_tokens=[], counts=lambda talks: [9] * len(talks), lengths=lambda texts: [9] * len(texts)
+    )
+    (row,) = Signaller(reader).rows([Record(12, Conversation(messages))])
+    return row
+
+
+@pytest.mark.parametrize("said", [{"content": "."}, {"content": "\u200b🙂"}, {"tool_calls": [{"function": {}}]}])
+def test_a_message_that_says_little_is_not_empty(said):
+    row = signalled(Message("user", "Is there a pool?"), Message("assistant", **said))
+    assert found(signals(n_empty=row["n_empty"])) == []
+
+
+def test_other_turns_under_one_system_prompt_are_no_other_prompt():
+    system, rest = Message("system", "Be kind."), (Message("user", "Be brief."), Message("assistant", "Yes."))
+    hashes = [signalled(system, *turns)["system_hash"] for turns in (rest, rest * 2)]
+    assert found(signals().assign(system_hash=[hashes[0]] * 3 + [hashes[1]])) == []
+    assert signalled(*rest)["system_hash"] != hashes[0]
+
+
+def test_prompts_that_begin_alike_are_not_near():
+    one, two = "When is breakfast served in the garden?", "When is the last train to the airport on a Sunday?"
+    assert found(signals(), prompts=[one, two, "c" * 9, "d" * 9]) == []
+
+
+def test_three_rows_are_enough():
+    assert found(signals()[:3]) == []
 
 
 def test_too_few_rows():

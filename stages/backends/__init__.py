@@ -45,8 +45,8 @@ class Likelihoods:
 class Reader(Protocol):
     """What the base model makes of a conversation."""
 
-    def counts(self, conversations: Sequence[Conversation]) -> list[int]:
-        """Lengths of whole conversations in tokens, 0 for one without messages."""
+    def counts(self, conversations: Sequence[Conversation]) -> Sequence[int | str]:
+        """Lengths of whole conversations in tokens, 0 for one without messages; where it can read none, the reason."""
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Lengths of plain texts in tokens, without what a template adds."""

@@ -1,8 +1,10 @@
 """How a hosted model reads conversations, as far as it is public: tokens, context and special tokens."""
 
+import itertools
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +18,10 @@ _CONTEXTS = {"gpt-3.5-turbo": 16_385, "gpt-4o": 65_536, "gpt-4.1": 65_536}
 _OLD_VOCABULARY = ("gpt-3.5", "gpt-4-", "babbage", "davinci")
 # OpenAI's cookbook, "How to count tokens with tiktoken": what stands around each message, a name and the reply.
 _MESSAGE, _NAME, _REPLY = 3, 1, 3
+# Within a word counting takes the square of its length, so a longer one, which no one writes, is counted in parts: a
+# token or two more for each part at most.
+_LONGEST_WORD = 256
+_WORD = re.compile(r"\w+|\s+|[^\w\s]+")
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endofprompt|>"]
 
 
@@ -54,7 +60,7 @@ class HostedChat:
         return [self._length(text) for text in texts]
 
     def _length(self, text: str) -> int:
-        return len(self._encoding.encode_ordinary(text)) if text else 0
+        return sum(len(self._encoding.encode_ordinary(part)) for part in _parts(text))
 
     @property
     def special_tokens(self) -> list[str]:
@@ -65,3 +71,10 @@ class HostedChat:
     def context(self) -> int:
         """Longest training example in tokens; of unknown models none is known."""
         return next((size for name, size in _CONTEXTS.items() if self.model.startswith(name)), sys.maxsize)
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text, cut within very long words."""
+    words = _WORD.finditer(text) if len(text) > _LONGEST_WORD else ()
+    cuts = (at for word in words for at in range(word.start() + _LONGEST_WORD, word.end(), _LONGEST_WORD))
+    return (text[start:end] for start, end in itertools.pairwise([0, *cuts, len(text)]) if end > start)

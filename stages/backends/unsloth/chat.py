@@ -60,13 +60,22 @@ class Chat:
                 add_generation_prompt=answer_next,
             )
         )
-        if any(message.tool_calls and str(_called(message)) not in text for message in messages):
+        if any(call["function"]["name"] not in text for message in messages for call in message.tool_calls or ()):
             raise UserError("the model's chat template has no place for tool calls; choose a model that knows tools")
         return text
 
-    def counts(self, conversations: Sequence[Conversation]) -> list[int]:
-        """Lengths of whole conversations in tokens, 0 for one without messages."""
-        return self.lengths([self.render(one) if one.messages else "" for one in conversations])
+    def counts(self, conversations: Sequence[Conversation]) -> Sequence[int | str]:
+        """Lengths of whole conversations in tokens, 0 for one without messages; where it can read none, the reason."""
+        texts = [self._rendered(one) for one in conversations]
+        lengths = iter(self.lengths([text for text in texts if isinstance(text, str)]))
+        return [next(lengths) if isinstance(text, str) else _why(text) for text in texts]
+
+    def _rendered(self, conversation: Conversation) -> str | Exception:
+        try:
+            return self.render(conversation) if conversation.messages else ""
+        # A template is a program of other people, which can raise anything: that concerns this conversation alone.
+        except Exception as error:
+            return error
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Lengths of plain texts in tokens, without what a template adds."""
@@ -124,7 +133,7 @@ def _turn(message: Message) -> dict[str, Any]:
     return turn | {name: value for name, value in extra.items() if value is not None}
 
 
-def _called(message: Message) -> Any:
-    """Name of the first function that a message calls."""
-    call = (message.tool_calls or [{}])[0]
-    return call.get("function", {}).get("name") if isinstance(call, dict) else None
+def _why(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return f"the model's chat template refuses the conversation: {error or type(error).__name__}"
