@@ -19,14 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages import files, neighbours, params, reading, revisions
+from stages import files, neighbours, params, revisions
 from stages.command import UserError, notice, run
-from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS
+from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS, VALIDATION
 
 _COLUMNS = ["row", "error", "label", "prompt_hash", "sketch", "n_tokens"]
 _QUANTILES = {"median": 0.5, "p90": 0.9, "max": 1.0}
 # The nearest neighbour is sought among all train prompts; for more test prompts that would take too long.
 _TEST_PROMPTS = 200
+# What csv takes at most on every machine: as JSON a record can be longer than it is in its source.
+_ANY_LENGTH = 2**31 - 1
 
 
 def main() -> None:
@@ -53,9 +55,12 @@ def main() -> None:
 
 def _quarantined() -> np.ndarray:
     """Numbers of the rows that the gate set aside: the first cell of each record, however many cells follow."""
-    csv.field_size_limit(reading.RECORD_LIMIT)
+    csv.field_size_limit(_ANY_LENGTH)
     with QUARANTINE.open(newline="", encoding="utf-8") as file:
-        return np.array([int(cells[0]) for cells in itertools.islice(csv.reader(file), 1, None)], np.int64)
+        rows = [int(cells[0]) for cells in itertools.islice(csv.reader(file, strict=True), 1, None)]
+    counted = json.loads(VALIDATION.read_text(encoding="utf-8"))["quarantined"]
+    assert len(set(rows)) == len(rows) == counted, "each row that the gate quarantined stands there, and once"
+    return np.array(rows, np.int64)
 
 
 def _write(lines: np.ndarray, chosen: np.ndarray) -> None:

@@ -134,19 +134,22 @@ def _write_quarantine(rows: list[int], critical: list[Finding], data: params.Dat
     for finding in critical:
         for row in set(finding["rows"]) & wanted.keys():
             wanted[row] = "; ".join(filter(None, [wanted[row], f"{finding['rule']}: {finding['advice']}"]))
+    written = []
     with files.replacing(QUARANTINE) as path, path.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
+        # All is quoted: a reader would take a carriage return outside quotes for the end of the record.
+        writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["row", "why", "record"])
-        if wanted:
-            for row, content in reading.rows(RAW, data.chosen, data.max_bytes):
-                if row in wanted:
-                    writer.writerow([row, wanted[row], *_as_cells(content)])
+        for row, content in reading.rows(RAW, data.chosen, data.max_bytes) if wanted else ():
+            if row in wanted:
+                writer.writerow([row, wanted[row], *_as_cells(content)])
+                written.append(row)
+    assert written == rows, "each quarantined row stands in the source once"
 
 
 def _as_cells(content: reading.Content) -> list[str]:
     if isinstance(content, list):
         return content
-    record = content if isinstance(content, bytes) else msgspec.json.encode(content)
+    record = content if isinstance(content, bytes) else msgspec.json.encode(content, enc_hook=str)
     return [record.decode("utf-8", "replace")]
 
 

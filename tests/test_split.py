@@ -16,7 +16,7 @@ from stages import conversations, split
 from stages.command import UserError
 from stages.conversations import Conversation, Message
 from stages.neighbours import sketch
-from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS
+from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS, VALIDATION
 from stages.signals import SCHEMA
 
 
@@ -116,6 +116,8 @@ def rows(project):
         pq.write_table(pa.Table.from_pylist(signals, schema=SCHEMA), SIGNALS)
         conversations.write_jsonl(CONVERSATIONS, talks)
         QUARANTINE.write_text("row,why,record\n" + "".join(f'{row},x,"y\n1",z,w\n' for row in quarantined))
+        VALIDATION.parent.mkdir(exist_ok=True)
+        VALIDATION.write_text(json.dumps({"quarantined": len(quarantined)}))
 
     return write
 
@@ -150,6 +152,14 @@ def test_quarantined_rows_are_left_out(rows):
     split.main()
     kept = sorted(prompt[9] for name in SPLITS for prompt in read(name))
     assert kept == list("acdefghj")
+
+
+@pytest.mark.parametrize("lines", ["2,x,y\n", "2,x,y\n2,x,y\n", "2,x,y\n9,x,y\n3,x,y\n"])
+def test_a_quarantine_that_is_not_what_the_gate_set_aside_stops_the_run(rows, lines):
+    rows([f"question {chr(97 + n) * 20}" for n in range(10)], quarantined=[2, 9])
+    QUARANTINE.write_text("row,why,record\n" + lines)
+    with pytest.raises(AssertionError, match="each row that the gate quarantined"):
+        split.main()
 
 
 def test_labels_keep_their_shares():

@@ -1,6 +1,7 @@
 import csv
 import json
 
+import pandas as pd
 import pytest
 
 from stages import split
@@ -67,6 +68,28 @@ def test_quarantine_sets_rows_aside_and_loses_none(gate):
     assert len(kept) == 40 and sorted(map(json.loads, kept), key=str) == sorted(
         map(json.loads, good_records(40)), key=str
     )
+
+
+@pytest.mark.parametrize("bad", ["hello\r3", "\r", "a\r\n3,x", "\x00", '"', "3\n", "\u2028", ""])
+def test_no_cell_hides_a_good_row_from_the_splits(gate, bad):
+    """A carriage return without quotes once ended the quarantined record, and what followed it named another row."""
+    gate([good_records(1)[0], bad, *good_records(9)[1:]], on_error="quarantine", max_quarantined=0.5)
+    with QUARANTINE.open(newline="", encoding="utf-8") as file:
+        assert [row["record"] for row in csv.DictReader(file)] == [bad]
+    split.main()
+    assert sum(len(path.read_text().splitlines()) for path in SPLITS.values()) == 9
+
+
+def test_a_record_that_is_longer_as_json_is_quarantined(gate):
+    table = pd.DataFrame({"prompt": [f"Is room {n} free?" for n in range(9)], "completion": ["Yes, it is."] * 9})
+    # Each control character takes one byte in Parquet, and six in JSON.
+    table["prompt"] = [*table["prompt"][:8], "\x01" * 700_000]
+    table["completion"] = [*table["completion"][:8], " "]
+    table["at"] = pd.Timestamp("2026-01-01")
+    report = gate(table.to_parquet(), form="prompt_completion", on_error="quarantine", max_quarantined=0.5)
+    split.main()
+    assert report["quarantined"] == 1
+    assert sum(len(path.read_text().splitlines()) for path in SPLITS.values()) == 8
 
 
 def test_too_many_quarantined_rows_stop_the_run(gate):
