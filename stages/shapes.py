@@ -247,6 +247,10 @@ def _require(header: list[str], names: list[str]) -> None:
             raise UserError(
                 f"the source has no column '{name}'; its columns are: {', '.join(header)}{hint}; mend data.sources.*"
             )
+        if header.count(name) > 1:
+            raise UserError(
+                f"the source has {header.count(name)} columns '{name}', of which one is meant; rename the others"
+            )
 
 
 def _conversation(content: Any, wanted: dict[str, Any], label: str | None) -> _Shaped:
