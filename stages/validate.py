@@ -24,6 +24,9 @@ from stages.signals import SCHEMA
 from stages.suite import CRITICAL, Finding, check, read_suite
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# In a table, signals that come from one role's column, and those that come from all columns.
+_OF_ONE = {"n_near": "user", "n_response": "assistant", "n_responses": "assistant", "other_system": "system"}
+_OF_ALL = ("n_tokens", "n_over", "conversation_hash")
 _COMPARED = {"system": "system_hash", "language": "language"}
 
 
@@ -48,12 +51,19 @@ def main() -> None:
 
 
 def _columns(data: params.Data) -> dict[str, str]:
-    """The source's column of each role; for records in cells of a CSV, that of all roles, as a spreadsheet names it."""
+    """The source's column of each role, and of signals that are of one or of all; "" is that of records in a CSV."""
     source = data.chosen
+    label = {"label": source.label} if source.label else {}
     if source.format not in ("messages", "sharegpt"):
-        return shapes.columns(source)
-    alone = source.label is None and reading.container(RAW, source, data.max_bytes) == "csv"
-    return {"": "A"} if alone else {}
+        named = shapes.columns(source)
+        whole = dict.fromkeys(_OF_ALL, " and ".join(named.values()))
+        return {**named, **whole, **{signal: named[role] for signal, role in _OF_ONE.items() if role in named}, **label}
+    if reading.container(RAW, source, data.max_bytes) != "csv":
+        return {}
+    if not label:
+        return {"": "A"}
+    header: Any = next(cells for _, cells in reading.rows(RAW, source, data.max_bytes))
+    return {"": " and ".join(name for name in header if name != source.label), **label}
 
 
 def read_signals(path: Path) -> tuple[pd.DataFrame, np.ndarray]:

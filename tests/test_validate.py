@@ -4,11 +4,11 @@ import json
 import pandas as pd
 import pytest
 
-from stages import split
+from stages import split, validate
 from stages.command import UserError
-from stages.paths import QUARANTINE, SPLITS, VALIDATION, VALIDATION_PAGE
+from stages.paths import QUARANTINE, SPLITS, SUITE, VALIDATION, VALIDATION_PAGE
 
-from .conftest import TALK, good_records
+from .conftest import ROOT, TALK, good_records
 
 KEY = "sk-" + "a1B2" * 8
 
@@ -45,6 +45,40 @@ def test_a_broken_suite_stops_the_run_with_all_its_slips_and_the_other_findings(
         error.value
     )
     assert "<html" in VALIDATION_PAGE.read_text(encoding="utf-8").lower() and QUARANTINE.exists()
+
+
+@pytest.mark.parametrize(
+    "edit, fault",
+    [
+        (("be_null", "not_be_null"), "a critical rule that column error is null is missing"),
+        (("severity: critical", "severity: warning"), "a critical rule that column error is null is missing"),
+    ],
+)
+def test_a_suite_must_ask_whether_records_are_conversations(gate, edit, fault):
+    text = (ROOT / SUITE).read_text().replace(*edit, 1)
+    with pytest.raises(UserError, match=fault):
+        gate(good_records(5), edit=((ROOT / SUITE).read_text(), text))
+
+
+@pytest.mark.parametrize(
+    "kind, asked, wrong",
+    [
+        ("expect_column_pair_values_to_be_equal", "{column_A: n_tokens, column_B: n_ovr}", "n_ovr"),
+        ("expect_column_pair_values_to_be_equal", "{column_A: n_ovr, column_B: n_over}", "n_ovr"),
+        ("expect_compound_columns_to_be_unique", "{column_list: [n_empty, n_ovr]}", "n_ovr"),
+    ],
+)
+def test_a_slip_in_one_of_several_columns_is_told(gate, kind, asked, wrong):
+    rule = f"pair:\n  type: {kind}\n  kwargs: {asked}\n  severity: warning\n  advice: x\n"
+    with pytest.raises(UserError, match=f"the signals have no column '{wrong}'; did you mean 'n_over'?"):
+        gate(good_records(5), edit=("parses:", rule + "parses:"))
+
+
+def test_a_suite_that_is_not_utf_8_is_told_in_a_line(gate):
+    gate(good_records(5))
+    SUITE.write_bytes(b"\xff\xfe" + SUITE.read_bytes())
+    with pytest.raises(UserError, match="^data/expectations.yaml: .*codec can't decode[^\n]*$"):
+        validate.main()
 
 
 def test_quarantined_rows_go_back_unchanged(gate):
