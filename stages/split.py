@@ -44,6 +44,7 @@ def main() -> None:
     sketches = neighbours.matrix(signals["sketch"])
     frame = signals.drop_columns(["sketch", "error", "row"]).to_pandas()
     prompts = frame["prompt_hash"].groupby(neighbours.groups(sketches)).transform("min")
+    _refuse_few(frame["prompt_hash"].nunique(), prompts.nunique())
     chosen = np.array(assign(prompts, knobs.split.validation, knobs.split.test, knobs.seed, frame["label"].fillna("")))
     _write(lines, chosen)
     labels = frame["label"][chosen == "test"]
@@ -90,6 +91,18 @@ def describe(rows: pd.DataFrame, chosen: np.ndarray, sketches: np.ndarray) -> di
     }
 
 
+def _refuse_few(prompts: int, groups: int) -> None:
+    if groups >= len(SPLITS):
+        return
+    if prompts < len(SPLITS):
+        raise UserError(f"{prompts} different prompts cannot fill train, validation and test; add conversations")
+    raise UserError(
+        f"{prompts} different prompts are so alike that they form {groups} of the {len(SPLITS)} groups that train,"
+        " validation and test need: nearly equal prompts are never divided. Move what all share into the system message,"
+        " or add conversations about something else"
+    )
+
+
 def assign(
     prompts: Sequence[str], validation: float, test: float, seed: int, labels: Sequence[str] | None = None
 ) -> list[str]:
@@ -100,14 +113,11 @@ def assign(
     label is the most common one in it. A new row moves a group only where a rounded size changes, so most
     conversations stay where they were.
 
-    Raises:
-        UserError: there are fewer than three different prompts.
+    There must be at least three groups.
     """
     rows = pd.DataFrame({"prompt": np.asarray(prompts), "label": "" if labels is None else np.asarray(labels)})
     pairs = rows.value_counts().reset_index().sort_values(["count", "label"], ascending=[False, True])
     groups = pairs.groupby("prompt", sort=False).agg(label=("label", "first"), size=("count", "sum"))
-    if len(groups) < len(SPLITS):
-        raise UserError(f"{len(groups)} different prompts cannot fill train, validation and test; add conversations")
     groups["order"] = np.array([_order(seed, prompt) for prompt in groups.index], np.uint64)
     groups = groups.sort_values(["label", "order"])
     wanted = {"test": max(1, round(test * len(rows))), "validation": max(1, round(validation * len(rows)))}

@@ -64,11 +64,6 @@ def test_no_split_is_empty_and_equal_prompts_stay_together(ids, seed):
     assert all(len(names) == 1 for names in homes.values())
 
 
-def test_two_different_prompts_are_too_few():
-    with pytest.raises(UserError, match="2 different prompts"):
-        split.assign(["a", "b", "a"], 0.15, 0.15, 1)
-
-
 def key(question, system="x"):
     return Conversation((Message("system", system), Message("user", question), Message("assistant", "a"))).prompt_key
 
@@ -136,6 +131,21 @@ def test_nearly_equal_prompts_share_a_split(rows):
         for prompt in read(name):
             homes[prompt[0]].add(name)
     assert len(homes) == 20 and all(len(names) == 1 for names in homes.values())
+
+
+def test_two_different_prompts_are_too_few(rows):
+    rows(["a", "b", "a"])
+    with pytest.raises(
+        UserError, match="2 different prompts cannot fill train, validation and test; add conversations"
+    ):
+        split.main()
+
+
+def test_many_prompts_of_one_template_are_told_from_few(rows):
+    template = "The hotel has forty rooms, breakfast is from seven to ten in the garden room, the pool closes at eight"
+    rows([f"{template}. Guest {n}: may I have towels?" for n in range(30)])
+    with pytest.raises(UserError, match="30 different prompts .* form 1 of the 3 groups .*the system message"):
+        split.main()
 
 
 def test_the_report_shows_sizes_overlap_and_nearness(rows):
