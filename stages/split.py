@@ -98,8 +98,8 @@ def _refuse_few(prompts: int, groups: int) -> None:
         raise UserError(f"{prompts} different prompts cannot fill train, validation and test; add conversations")
     raise UserError(
         f"{prompts} different prompts are so alike that they form {groups} of the {len(SPLITS)} groups that train,"
-        " validation and test need: nearly equal prompts are never divided. Move what all share into the system message,"
-        " or add conversations about something else"
+        " validation and test need: nearly equal prompts are never divided. Move what all share into the system"
+        " message, or add conversations about something else"
     )
 
 

@@ -1,10 +1,13 @@
 import csv
+import io
 import json
 
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
-from stages import split, validate
+from stages import conversations, split, validate
 from stages.command import UserError
 from stages.paths import QUARANTINE, SPLITS, SUITE, VALIDATION, VALIDATION_PAGE
 
@@ -124,6 +127,37 @@ def test_a_record_that_is_longer_as_json_is_quarantined(gate):
     split.main()
     assert report["quarantined"] == 1
     assert sum(len(path.read_text().splitlines()) for path in SPLITS.values()) == 8
+
+
+# Cells that a reader, a writer or a shell may stumble over, and records that are nearly conversations.
+HOSTILE = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    st.text(st.sampled_from('\r\n\0"\\,;\t 3=\u2028\x85\ufeff{}[]'), max_size=12),
+    st.builds(
+        lambda text, end: TALK.replace("Pool %d?", json.dumps(text)[1:-1]) + end, st.text(), st.sampled_from("\r ")
+    ),
+)
+
+
+@settings(
+    suppress_health_check=list(HealthCheck), deadline=None, max_examples=4, derandomize=True, phases=[Phase.generate]
+)
+@given(st.lists(HOSTILE, min_size=20, max_size=60), st.randoms(use_true_random=False))
+def test_rows_in_are_conversations_out_and_quarantined(gate, hostile, rng):
+    cells = [*good_records(9), *hostile]
+    rng.shuffle(cells)
+    cells = [good_records(10)[9], *cells]
+    raw = io.StringIO()
+    csv.writer(raw, quoting=csv.QUOTE_ALL).writerows([cell] for cell in cells)
+    report = gate(raw.getvalue().encode(), on_error="quarantine", max_quarantined=1)
+    split.main()
+    with QUARANTINE.open(newline="", encoding="utf-8") as file:
+        aside = {int(row["row"]): row["record"] for row in csv.DictReader(file)}
+    lines = [line for path in SPLITS.values() for line in path.read_bytes().splitlines()]
+    assert report["rows"] == len(cells) == len(lines) + len(aside) and report["quarantined"] == len(aside)
+    assert aside == {row: cells[row - 1] for row in aside}
+    kept = [conversations.encode(conversations.decode(cell)) for n, cell in enumerate(cells, 1) if n not in aside]
+    assert sorted(lines) == sorted(kept)
 
 
 def test_too_many_quarantined_rows_stop_the_run(gate):
