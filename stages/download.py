@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import url2pathname
 
@@ -65,19 +65,31 @@ def fetch(source: params.Source, limit: int, pause: float = _FIRST_PAUSE_SECONDS
 
 
 def shown(url: str) -> str:
-    """The address without user, password, query and fragment, where credentials travel."""
+    """The address without user, password, query and fragment, where credentials travel, and fit for a terminal."""
     if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return _printable(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        # Where its user and password end cannot be told.
+        return _printable(url.partition("://")[0]) + "://..."
+    return _printable(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
+
+
+def _printable(text: str) -> str:
+    """A terminal would obey control characters, and a line break would fake another message."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _transfer(url: str, path: Path, limit: int) -> None:
-    scheme = urlsplit(url).scheme if "://" in url else ""
+    try:
+        scheme = urlsplit(url).scheme if "://" in url else ""
+    except ValueError:
+        raise UserError(f"{shown(url)} is no address; mend data.sources.*.url") from None
     if scheme in ("http", "https"):
         _copy(_http(url), path, shown(url), limit)
     elif scheme in ("", "file"):
-        _copy(_local(Path(url2pathname(urlsplit(url).path) if scheme else url)), path, url, limit)
+        _copy(_local(Path(url2pathname(urlsplit(url).path) if scheme else url)), path, shown(url), limit)
     else:
         _copy(_fsspec(url, scheme), path, shown(url), limit)
 
@@ -106,17 +118,37 @@ def _within(size: int, limit: int, name: str) -> None:
 
 @contextmanager
 def _local(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
-    if not any(path.resolve().is_relative_to(place.resolve()) for place in WATCHED):
-        notice(f"{path} is outside data/local: `dvc repro` will not see its edits; pin its sha256, or move it there")
+    name = _printable(str(path))
     try:
-        with path.open("rb") as file:
-            yield path.stat().st_size, iter(lambda: file.read(_CHUNK), b"")
+        if not any(path.resolve().is_relative_to(place.resolve()) for place in WATCHED):
+            notice(
+                f"{name} is outside data/local: `dvc repro` does not see its edits; pin its sha256, or move it there"
+            )
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a device or a pipe"
+            raise UserError(f"{name} is {kind}; data.sources.*.url must name a file")
+        file = path.open("rb")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; mend data.sources.*.url, or put the file there") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; data.sources.*.url must name a file") from None
+        raise UserError(f"{name} does not exist; mend data.sources.*.url, or put the file there") from None
     except PermissionError:
-        raise UserError(f"{path} may not be read; check its permissions") from None
+        raise UserError(f"{name} may not be read; check its permissions") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        # A name may hold a NUL, be too long, or be a link to itself.
+        raise _unreadable(name, error) from None
+    with file:
+        yield path.stat().st_size, _blocks(file, name)
+
+
+def _blocks(file: BinaryIO, name: str) -> Iterator[bytes]:
+    try:
+        yield from iter(lambda: file.read(_CHUNK), b"")
+    except OSError as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return UserError(f"{name} cannot be read ({reason}); mend data.sources.*.url")
 
 
 @contextmanager

@@ -8,11 +8,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from stages.paths import SIGNALS
-from stages.suite import CRITICAL, Finding, Rule
+from stages.suite import CRITICAL, Finding, Rule, asked
 
 _ROWS_NAMED = 5
 _WORDS = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
 _ROLE = re.compile(r"message \d+ \((\w+)\)")
+# Errors that name the column, and those that are about the whole row.
+_FIELD = re.compile(r"Expected text .*?in field `([^`]+)`")
+_WHOLE_ROW = re.compile(r"\d+ columns where")
 
 
 def findings(result: Any, rules: dict[str, Rule]) -> list[Finding]:
@@ -26,7 +29,7 @@ def _finding(name: str, rule: Rule, result: Any) -> Finding:
     return {
         "rule": name,
         "severity": CRITICAL if raised else rule["severity"],
-        "column": rule["kwargs"].get("column"),
+        "columns": asked(rule),
         "rows": sorted(row for entry in result.result.get("unexpected_index_list") or [] for row in entry["row"]),
         "regex": rule["kwargs"].get("regex"),
         "reason": raised or f"{rule['type']} {rule['kwargs']}",
@@ -43,7 +46,7 @@ def _raised(info: dict[str, Any]) -> str | None:
 def describe(found: list[Finding], signals: pd.DataFrame, columns: dict[str, str]) -> list[list[str]]:
     """Lines for a person on each finding: what, how many rows, what to do, and what was seen in the first rows.
 
-    `columns` names the source's column of each role, or that of all roles under "".
+    `columns` names the source's column of each role and of some signals, or that of all else under "".
     """
     examples = [_examples(finding, signals) for finding in found]
     snippets = _read_snippets({row for rows in examples for row in rows})
@@ -61,7 +64,7 @@ def _headline(finding: Finding, total: int) -> str:
 
 def _examples(finding: Finding, signals: pd.DataFrame) -> dict[int, int]:
     """The rows that are shown, each with the number of others that have the very same error."""
-    if finding["column"] != "error":
+    if finding["columns"] != ["error"]:
         return dict.fromkeys(finding["rows"][:_ROWS_NAMED], 0)
     # Equal faults are told once, as a pattern: a broken export breaks every row in the same way.
     groups = signals.loc[finding["rows"]].groupby("error", sort=False).groups
@@ -83,21 +86,32 @@ def _seen(
 ) -> Iterator[str]:
     if not rows:
         yield f"  {finding['reason']}"
-    column = finding["column"]
     for row, others in rows.items():
-        snippet = snippets[row].get(column)
-        if column == "error":
-            more = f" (and {others} more rows with this fault)" if others else ""
-            what = f"{signals[column][row]}; saw {snippet}{more}"
-        else:
-            what = snippet or _compared_with(column, row, signals) or _marked(finding, signals[column][row])
-        yield f"  row {row}{_cell(what, columns)}: {what}"
+        what = _what(finding, row, others, signals, snippets[row])
+        yield f"  row {row}{_cell(finding, what, columns)}: {what}"
 
 
-def _cell(what: str, columns: dict[str, str]) -> str:
+def _what(finding: Finding, row: int, others: int, signals: pd.DataFrame, faults: dict[str, str]) -> str:
+    """What was seen in a row; `others` is the number of rows with the very same error."""
+    asked_about = finding["columns"]
+    if asked_about == ["error"]:
+        more = f" (and {others} more rows with this fault)" if others else ""
+        return f"{signals['error'][row]}; saw {faults.get('error')}{more}"
+    if len(asked_about) == 1:
+        column = asked_about[0]
+        return faults.get(column) or _compared_with(column, row, signals) or _marked(finding, signals[column][row])
+    return ", ".join(f"{name}: ‹{signals[name][row]}›" for name in asked_about) or finding["reason"]
+
+
+def _cell(finding: Finding, what: str, columns: dict[str, str]) -> str:
     """The source's column where the finding is, as far as it is one."""
-    role = _ROLE.match(what)
-    name = columns.get(role[1] if role else "", columns.get(""))
+    if finding["columns"] == ["error"] and (found := _FIELD.match(what)):
+        name = found[1] if columns else None
+    elif len(finding["columns"]) != 1 or _WHOLE_ROW.match(what):
+        name = None
+    else:
+        role = _ROLE.match(what)
+        name = columns.get(role[1] if role else finding["columns"][0], columns.get(""))
     return f", column {name}" if name else ""
 
 
@@ -116,9 +130,8 @@ def _compared_with(column: str, row: int, signals: pd.DataFrame) -> str | None:
 
 def _marked(finding: Finding, value: Any) -> str:
     """The signal's value; of roles the turns in words, with ‹ › around those that the rule is about."""
-    column = finding["column"]
-    if column != "roles":
-        return f"{column}: ‹{value}›"
+    if finding["columns"] != ["roles"]:
+        return f"{finding['columns'][0]}: ‹{value}›"
     match = re.search(finding["regex"], value) if finding["regex"] else None
     start, end = match.span() if match else (len(value), len(value))
     parts = value[:start], value[start:end], value[end:]

@@ -4,7 +4,7 @@ One streaming pass. Nothing is repaired and nothing is dropped silently: a recor
 row of signals that says why, and the gate (`validate`) stops the run.
 """
 
-import itertools
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,11 @@ from stages.command import notice, run
 from stages.paths import CONVERSATIONS, RAW, SIGNALS
 from stages.signals import SCHEMA, Signaller
 
+# What is worked on at once, in records and in bytes of their conversations; the signals of a byte take about 100 bytes.
 CHUNK = 2_000
+_CHUNK_BYTES = 2_000_000
+# Records, each with its line of JSONL where it is a conversation.
+_Chunk = list[tuple[shapes.Record, bytes]]
 
 
 def main() -> None:
@@ -32,16 +36,29 @@ def main() -> None:
         jsonl.open("wb") as out,
         pq.ParquetWriter(parquet, SCHEMA) as table,
     ):
-        for chunk in iter(lambda: list(itertools.islice(records, CHUNK)), []):
-            rows = signaller.rows(chunk)
-            pairs = zip(chunk, rows, strict=True)
+        for chunk in chunks(records):
+            rows = signaller.rows([record for record, _ in chunk])
             # The base model may be unable to read what is a conversation in itself.
-            good = [one.conversation for one, row in pairs if one.conversation is not None and row["error"] is None]
-            out.writelines(conversations.encode(conversation) + b"\n" for conversation in good)
+            lines = [line for (_, line), row in zip(chunk, rows, strict=True) if line and row["error"] is None]
+            out.writelines(lines)
             table.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-            total, valid = total + len(chunk), valid + len(good)
+            total, valid = total + len(chunk), valid + len(lines)
             bar.update(len(chunk))
     notice(f"parsed {total} records: {valid} conversations, {total - valid} that are none")
+
+
+def chunks(records: Iterable[shapes.Record]) -> Iterator[_Chunk]:
+    """Records in chunks of bounded size; a conversation that is longer is alone in its chunk."""
+    chunk, size = _Chunk(), 0
+    for record in records:
+        line = conversations.encode(record.conversation) + b"\n" if record.conversation is not None else b""
+        if chunk and (len(chunk) == CHUNK or size + len(line) > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = _Chunk(), 0
+        chunk.append((record, line))
+        size += len(line)
+    if chunk:
+        yield chunk
 
 
 if __name__ == "__main__":

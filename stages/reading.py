@@ -8,18 +8,18 @@ import codecs
 import csv
 import gzip
 import io
+import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from charset_normalizer import from_bytes
 
-from stages import language
+from stages import encodings
 from stages.command import UserError, notice
 from stages.params import Source
 
@@ -28,18 +28,19 @@ RECORD_LIMIT = 4_000_000
 # More columns than this are no table of conversations, and would take their toll on every row.
 _COLUMN_LIMIT = 10_000
 _HEAD = 64_000
-# Encodings that CSVs are found in; a guess among all that there are is mostly wrong.
-_ENCODINGS = ["utf_8", "utf_16", "cp1252", "cp1250", "cp1251", "shift_jis", "gb18030", "big5", "euc_kr"]
-_CP1250_LANGUAGES = {"bs", "cs", "hr", "hu", "pl", "ro", "sk", "sl", "sq"}
-_BINARY = "a binary file"
 _BLOCK = 1 << 20
 _DELIMITERS = ",;\t|"
+# Signs that end a row or a cell, or that csv refuses.
+_NO_DELIMITERS = '"\r\n\0'
+# Rows and bytes of Parquet that are unpacked at once.
 _BATCH = 64
+_BATCH_BYTES = 64_000_000
 # Longest JSON array, in bytes: it is one document, and held whole.
 _ARRAY_LIMIT = 64_000_000
 _DAMAGE = (OSError, EOFError, zlib.error)
 # Takes a byte order mark off where there is one.
 _UTF8, _UTF8_MARK = "utf-8-sig", b"\xef\xbb\xbf"
+_NO_SPACE = re.compile(r"[^ \t\r\n]")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -132,7 +133,8 @@ def _beginning(head: bytes, encoding: str | None) -> str:
         return head.decode("utf-16", "ignore")
     try:
         return head.decode(encoding or "utf-8", "ignore").removeprefix("\ufeff")
-    except LookupError:
+    except (LookupError, ValueError):
+        # What was declared is no encoding, which is told where text is read.
         return head.decode("utf-8", "ignore")
 
 
@@ -171,8 +173,8 @@ def _not_in(encoding: str, head: bytes, error: UnicodeError, place: str = "") ->
     if isinstance(error, UnicodeDecodeError):
         reason, sample = error.reason, head + error.object[max(0, error.start - 1000) : error.start + 1000]
     return UserError(
-        f"the source is not {encoding}: {reason}{place}; it looks like {_guess(sample)}: mend data.sources.*.encoding,"
-        " or save it as UTF-8"
+        f"the source is not {encoding}: {reason}{place}; it looks like {encodings.guess(sample)}: mend"
+        " data.sources.*.encoding, or save it as UTF-8"
     )
 
 
@@ -180,10 +182,17 @@ def _csv(file: Any, head: bytes, encoding: str, source: Source) -> Iterator[tupl
     csv.field_size_limit(RECORD_LIMIT)
     text = io.TextIOWrapper(file, encoding=encoding, newline="")
     reader = csv.reader(text, strict=True, delimiter=_delimiter(head, encoding, source))
+    blank = 0
     try:
         for number, cells in enumerate(reader, 1):
             if len(cells) > _COLUMN_LIMIT:
                 raise UserError(f"row {number} has {len(cells):,} columns; this is no table of conversations")
+            if not cells:
+                # At the end of the file blank lines are its end; before another row they are rows.
+                blank += 1
+                continue
+            yield from ((before, list[str]()) for before in range(number - blank, number))
+            blank = 0
             yield number, cells
     except UnicodeError as error:
         raise _not_in(encoding, head, error, f" near line {reader.line_num + 1}") from None
@@ -195,26 +204,28 @@ def _encoding(path: Path, head: bytes, source: Source, limit: int) -> str:
     """The encoding of text: as declared, or else UTF-8, UTF-16 by its byte order mark, or a guess.
 
     Raises:
-        UserError: the declared encoding is unknown, or the file is UTF-8 all the same; or there is no guess.
+        UserError: the declared encoding is unknown, or the file is clearly in another; or there is no guess.
     """
     declared = source.encoding
     if declared is None and head.startswith(_UTF16_MARKS):
         return "utf-16"
-    try:
-        name = codecs.lookup(declared or "utf-8").name
-    except LookupError:
-        raise UserError(f"data.sources.*.encoding: Python knows no '{declared}'; expected e.g. utf-8") from None
+    name = encodings.known(declared or "utf-8")
     with _unpacked(path, limit) as file:
         ascii_only, fault = _survey(file)
     if name == "utf-8":
-        guess = None if fault is None or declared else _guess(head + fault)
-        if guess == _BINARY:
-            raise UserError(f"{path} is {_BINARY}; expected CSV, JSON, JSON Lines or Parquet")
+        guess = None if fault is None or declared else encodings.guess(head + fault)
+        if guess == encodings.BINARY:
+            raise UserError(f"{path} is {encodings.BINARY}; expected CSV, JSON, JSON Lines or Parquet")
         if guess:
             notice(f"{path} is not UTF-8 and is read as {guess}; data.sources.*.encoding declares another")
         return guess or _UTF8
     if fault is None and not ascii_only:
         raise UserError(f"{path} is declared as {declared}, and is utf-8; mend data.sources.*.encoding")
+    if other := encodings.contradicted(name, head + (fault or b"")):
+        raise UserError(
+            f"{path} is declared as {declared}, and reads as a text in {other}; mend data.sources.*.encoding, or save"
+            " it as UTF-8"
+        )
     return name
 
 
@@ -231,20 +242,12 @@ def _survey(file: Any) -> tuple[bool, bytes | None]:
     return ascii_only, None
 
 
-def _guess(sample: bytes) -> str:
-    """The most likely encoding of a sample, seen from its lines that are not ASCII."""
-    odd = b"\n".join(line for line in sample.splitlines() if not line.isascii())
-    best = from_bytes(odd, cp_isolation=_ENCODINGS).best()
-    if best is None:
-        return _BINARY
-    if best.encoding not in ("cp1250", "cp1252"):
-        return best.encoding
-    # These two differ in few letters, and only the language tells which of them are meant.
-    return "cp1250" if language.detect(odd.decode("cp1250", "ignore"), 1) in _CP1250_LANGUAGES else "cp1252"
-
-
 def _delimiter(head: bytes, encoding: str, source: Source) -> str:
     """The declared delimiter, or the one that most often stands outside quotes in the first line."""
+    if source.delimiter and source.delimiter in _NO_DELIMITERS:
+        raise UserError(
+            f"data.sources.*.delimiter: {source.delimiter!r} cannot stand between cells; expected e.g. ',' or ';'"
+        )
     line = next(iter(head.decode(encoding, "ignore").splitlines()), "")
     outside = "".join(line.split('"')[::2])
     counts = {sign: outside.count(sign) for sign in _DELIMITERS}
@@ -268,7 +271,7 @@ def _jsonl(file: BinaryIO) -> Iterator[tuple[int, Content]]:
 
 
 def _json(file: Any) -> Iterator[tuple[int, Content]]:
-    """A JSON array is one document, and is read whole; JSON Lines streams."""
+    """A JSON array is one document, and is held whole, but taken apart record by record; JSON Lines streams."""
     data = file.read(_ARRAY_LIMIT + 1).removeprefix(_UTF8_MARK)
     if len(data) > _ARRAY_LIMIT:
         raise UserError(
@@ -276,11 +279,35 @@ def _json(file: Any) -> Iterator[tuple[int, Content]]:
             " write one record a line, as `jq -c '.[]'` does"
         )
     try:
-        yield from enumerate(map(bytes, msgspec.json.decode(data, type=list[msgspec.Raw])), 1)
+        text = data.decode()
+        del data
+        yield from enumerate(_elements(text), 1)
     except RecursionError:
         raise UserError("the source is JSON that is nested too deeply") from None
-    except msgspec.DecodeError as error:
+    except (json.JSONDecodeError, UnicodeError) as error:
         raise UserError(f"the source is not a JSON array: {error}; mend it, or write one record a line") from None
+
+
+def _elements(text: str) -> Iterator[bytes]:
+    """The elements of a JSON array as they stand there. Held at once, small ones take a hundred times that."""
+    # Python makes no number of more than 4,300 digits.
+    decoder, at = json.JSONDecoder(parse_int=str), _past_space(text, text.index("[") + 1)
+    more = text[at : at + 1] != "]"
+    while more:
+        _, end = decoder.raw_decode(text, at)
+        yield text[at:end].encode()
+        at = _past_space(text, end)
+        if text[at : at + 1] not in (",", "]"):
+            raise json.JSONDecodeError("Expecting ',' or ']'", text, at)
+        more = text[at] == ","
+        at = _past_space(text, at + 1) if more else at
+    if _past_space(text, at + 1) < len(text):
+        raise json.JSONDecodeError("Extra data after the array", text, at + 1)
+
+
+def _past_space(text: str, at: int) -> int:
+    found = _NO_SPACE.search(text, at)
+    return found.start() if found else len(text)
 
 
 def _parquet(file: Any, path: Path, limit: int) -> Iterator[tuple[int, Content]]:
@@ -292,14 +319,27 @@ def _parquet(file: Any, path: Path, limit: int) -> Iterator[tuple[int, Content]]
         groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
         if sum(group.total_byte_size for group in groups) > limit:
             raise UserError(f"{path} unpacks to more than data.max_mb allows ({limit / 1e6:g} MB)")
-        number = 0
-        for batch in parquet.iter_batches(_BATCH):
+        number = unpacked = 0
+        for batch in _batches(parquet):
+            unpacked += batch.nbytes
+            # What the file says of its size counts a value once, however many rows share it.
+            if unpacked > limit:
+                raise UserError(f"{path} unpacks to more than data.max_mb allows ({limit / 1e6:g} MB)")
             _refuse_long(batch, number)
             for value in batch.to_pylist():
                 number += 1
                 yield number, value
     except pa.ArrowException as error:
         raise UserError(f"the source is a damaged Parquet file: {error}; get it again") from None
+
+
+def _batches(parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    """Batches of so few rows that each is small, even where all rows share the longest value that there can be."""
+    for number in range(parquet.metadata.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        longest = max((group.column(at).total_uncompressed_size for at in range(group.num_columns)), default=0)
+        rows = min(_BATCH, max(1, _BATCH_BYTES // max(1, longest)))
+        yield from parquet.iter_batches(rows, row_groups=[number])
 
 
 def _refuse_long(batch: pa.RecordBatch, before: int) -> None:

@@ -286,6 +286,10 @@ def _require(header: list[str], names: list[str]) -> None:
             raise UserError(
                 f"the source has no column '{name}'; its columns are: {_listed(header)}{hint}; mend data.sources.*"
             )
+        if header.count(name) > 1:
+            raise UserError(
+                f"the source has {header.count(name)} columns '{name}', of which one is meant; rename the others"
+            )
 
 
 def _listed(header: list[str]) -> str:

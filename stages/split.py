@@ -19,14 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages import files, neighbours, params, reading, revisions
+from stages import files, neighbours, params, revisions
 from stages.command import UserError, notice, run
-from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS
+from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS, VALIDATION
 
 _COLUMNS = ["row", "error", "label", "prompt_hash", "sketch", "n_tokens"]
 _QUANTILES = {"median": 0.5, "p90": 0.9, "max": 1.0}
 # The nearest neighbour is sought among all train prompts; for more test prompts that would take too long.
 _TEST_PROMPTS = 200
+# What csv takes at most on every machine: as JSON a record can be longer than it is in its source.
+_ANY_LENGTH = 2**31 - 1
 
 
 def main() -> None:
@@ -42,6 +44,7 @@ def main() -> None:
     sketches = neighbours.matrix(signals["sketch"])
     frame = signals.drop_columns(["sketch", "error", "row"]).to_pandas()
     prompts = frame["prompt_hash"].groupby(neighbours.groups(sketches)).transform("min")
+    _refuse_few(frame["prompt_hash"].nunique(), prompts.nunique())
     chosen = np.array(assign(prompts, knobs.split.validation, knobs.split.test, knobs.seed, frame["label"].fillna("")))
     _write(lines, chosen)
     labels = frame["label"][chosen == "test"]
@@ -53,9 +56,12 @@ def main() -> None:
 
 def _quarantined() -> np.ndarray:
     """Numbers of the rows that the gate set aside: the first cell of each record, however many cells follow."""
-    csv.field_size_limit(reading.RECORD_LIMIT)
+    csv.field_size_limit(_ANY_LENGTH)
     with QUARANTINE.open(newline="", encoding="utf-8") as file:
-        return np.array([int(cells[0]) for cells in itertools.islice(csv.reader(file), 1, None)], np.int64)
+        rows = [int(cells[0]) for cells in itertools.islice(csv.reader(file, strict=True), 1, None)]
+    counted = json.loads(VALIDATION.read_text(encoding="utf-8"))["quarantined"]
+    assert len(set(rows)) == len(rows) == counted, "each row that the gate quarantined stands there, and once"
+    return np.array(rows, np.int64)
 
 
 def _write(lines: np.ndarray, chosen: np.ndarray) -> None:
@@ -85,6 +91,18 @@ def describe(rows: pd.DataFrame, chosen: np.ndarray, sketches: np.ndarray) -> di
     }
 
 
+def _refuse_few(prompts: int, groups: int) -> None:
+    if groups >= len(SPLITS):
+        return
+    if prompts < len(SPLITS):
+        raise UserError(f"{prompts} different prompts cannot fill train, validation and test; add conversations")
+    raise UserError(
+        f"{prompts} different prompts are so alike that they form {groups} of the {len(SPLITS)} groups that train,"
+        " validation and test need: nearly equal prompts are never divided. Move what all share into the system"
+        " message, or add conversations about something else"
+    )
+
+
 def assign(
     prompts: Sequence[str], validation: float, test: float, seed: int, labels: Sequence[str] | None = None
 ) -> list[str]:
@@ -95,14 +113,11 @@ def assign(
     label is the most common one in it. A new row moves a group only where a rounded size changes, so most
     conversations stay where they were.
 
-    Raises:
-        UserError: there are fewer than three different prompts.
+    There must be at least three groups.
     """
     rows = pd.DataFrame({"prompt": np.asarray(prompts), "label": "" if labels is None else np.asarray(labels)})
     pairs = rows.value_counts().reset_index().sort_values(["count", "label"], ascending=[False, True])
     groups = pairs.groupby("prompt", sort=False).agg(label=("label", "first"), size=("count", "sum"))
-    if len(groups) < len(SPLITS):
-        raise UserError(f"{len(groups)} different prompts cannot fill train, validation and test; add conversations")
     groups["order"] = np.array([_order(seed, prompt) for prompt in groups.index], np.uint64)
     groups = groups.sort_values(["label", "order"])
     wanted = {"test": max(1, round(test * len(rows))), "validation": max(1, round(validation * len(rows)))}

@@ -16,6 +16,8 @@ from stages.command import UserError
 from stages.paths import SUITE
 
 CRITICAL = "critical"
+# The rule that no suite may lack: the others skip rows that are no conversations.
+_GUARD = {"type": "expect_column_values_to_be_null", "kwargs": {"column": "error"}, "severity": CRITICAL}
 _KEYS = {"type", "kwargs", "severity", "advice"}
 
 Rule = dict[str, Any]
@@ -32,21 +34,22 @@ def read_suite(path: Path, columns: Sequence[str]) -> tuple[dict[str, Rule], lis
     """
     try:
         rules = params.read_yaml(path)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(rules, dict) or not rules:
         raise UserError(f"{path} must hold rules by name; an empty suite would let everything pass")
     faults = {name: fault for name, rule in rules.items() if (fault := _fault(rule, columns))}
-    right = {name: rule for name, rule in rules.items() if name not in faults}
-    if not any(rule["severity"] == CRITICAL and rule["kwargs"] == {"column": "error"} for rule in right.values()):
+    whole = [rule for name, rule in rules.items() if name not in faults]
+    if not any({key: rule[key] for key in _GUARD} == _GUARD for rule in whole):
         missing = "a critical rule that column error is null is missing; the other rules skip such rows"
         faults.setdefault("parses", missing)
+    right = {name: rule for name, rule in rules.items() if name not in faults}
     return right, [_broken(name, fault) for name, fault in faults.items()]
 
 
 def _broken(name: str, fault: str) -> Finding:
     advice = f"mend this rule in {SUITE}; nothing passes while it cannot be asked"
-    return {"rule": name, "severity": CRITICAL, "column": None, "rows": [], "reason": fault, "advice": advice}
+    return {"rule": name, "severity": CRITICAL, "columns": [], "rows": [], "reason": fault, "advice": advice}
 
 
 def _fault(rule: Any, columns: Sequence[str]) -> str | None:
@@ -63,14 +66,22 @@ def _fault(rule: Any, columns: Sequence[str]) -> str | None:
     known = list_registered_expectation_implementations()
     if rule["type"] not in known:
         return f"Great Expectations knows no '{rule['type']}'{_nearest(rule['type'], known)}"
-    column = rule["kwargs"].get("column") if isinstance(rule["kwargs"], dict) else None
-    if column is not None and column not in columns:
-        return f"the signals have no column '{column}'{_nearest(column, columns)}"
+    for column in asked(rule):
+        if column not in columns:
+            return f"the signals have no column '{column}'{_nearest(column, columns)}"
     try:
         _expectation("", rule)
     except Exception as error:
         return f"Great Expectations refuses its arguments: {' '.join(str(error).split())}"
     return None
+
+
+def asked(rule: Rule) -> list[Any]:
+    """The columns that a rule is about: one, a pair, or a list."""
+    kwargs = rule["kwargs"] if isinstance(rule["kwargs"], dict) else {}
+    several = kwargs.get("column_list")
+    named = [kwargs.get(key) for key in ("column", "column_A", "column_B")]
+    return [*(name for name in named if name is not None), *(several if isinstance(several, list) else [])]
 
 
 def _nearest(name: Any, known: Sequence[str]) -> str:

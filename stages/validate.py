@@ -24,6 +24,9 @@ from stages.signals import SCHEMA
 from stages.suite import CRITICAL, Finding, check, read_suite
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# In a table, signals that come from one role's column, and those that come from all columns.
+_OF_ONE = {"n_near": "user", "n_response": "assistant", "n_responses": "assistant", "other_system": "system"}
+_OF_ALL = ("n_tokens", "n_over", "conversation_hash")
 _COMPARED = {"system": "system_hash", "language": "language"}
 
 
@@ -48,12 +51,19 @@ def main() -> None:
 
 
 def _columns(data: params.Data) -> dict[str, str]:
-    """The source's column of each role; for records in cells of a CSV, that of all roles, as a spreadsheet names it."""
+    """The source's column of each role, and of signals that are of one or of all; "" is that of records in a CSV."""
     source = data.chosen
+    label = {"label": source.label} if source.label else {}
     if source.format not in ("messages", "sharegpt"):
-        return shapes.columns(source)
-    alone = source.label is None and reading.container(RAW, source, data.max_bytes) == "csv"
-    return {"": "A"} if alone else {}
+        named = shapes.columns(source)
+        whole = dict.fromkeys(_OF_ALL, " and ".join(named.values()))
+        return {**named, **whole, **{signal: named[role] for signal, role in _OF_ONE.items() if role in named}, **label}
+    if reading.container(RAW, source, data.max_bytes) != "csv":
+        return {}
+    if not label:
+        return {"": "A"}
+    header: Any = next(cells for _, cells in reading.rows(RAW, source, data.max_bytes))
+    return {"": " and ".join(name for name in header if name != source.label), **label}
 
 
 def read_signals(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
@@ -134,19 +144,22 @@ def _write_quarantine(rows: list[int], critical: list[Finding], data: params.Dat
     for finding in critical:
         for row in set(finding["rows"]) & wanted.keys():
             wanted[row] = "; ".join(filter(None, [wanted[row], f"{finding['rule']}: {finding['advice']}"]))
+    written = []
     with files.replacing(QUARANTINE) as path, path.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
+        # All is quoted: a reader would take a carriage return outside quotes for the end of the record.
+        writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(["row", "why", "record"])
-        if wanted:
-            for row, content in reading.rows(RAW, data.chosen, data.max_bytes):
-                if row in wanted:
-                    writer.writerow([row, wanted[row], *_as_cells(content)])
+        for row, content in reading.rows(RAW, data.chosen, data.max_bytes) if wanted else ():
+            if row in wanted:
+                writer.writerow([row, wanted[row], *_as_cells(content)])
+                written.append(row)
+    assert written == rows, "each quarantined row stands in the source once"
 
 
 def _as_cells(content: reading.Content) -> list[str]:
     if isinstance(content, list):
         return content
-    record = content if isinstance(content, bytes) else msgspec.json.encode(content)
+    record = content if isinstance(content, bytes) else msgspec.json.encode(content, enc_hook=str)
     return [record.decode("utf-8", "replace")]
 
 

@@ -1,9 +1,10 @@
-"""How fast parse, validate and split are, beside a plain pandas + json script that makes the same checks without GX.
+"""How fast download, parse, validate and split are, beside a plain pandas + json script of the same checks without GX.
 
     .venv/bin/python -m tests.benchmark_data 18 10000
 
-Rows per second and peak memory of each, in a process of its own, for synthetic conversations of a front desk. Run it
-after `make run` (it uses models/base), on a machine that does nothing else; it works in a temporary folder.
+Seconds, rows per second and peak memory of each, in a process of its own, for synthetic conversations of a front desk.
+Run it after `make run` (it uses models/base), on a machine that does nothing else; it works in a temporary folder.
+The plain script makes every check but one: that nearly equal prompts are found, and share a split, is the stages' only.
 """
 
 import csv
@@ -18,8 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parent.parent
-STEPS = ("parse", "validate", "split", "plain")
+STAGES = ("download", "parse", "validate", "split")
+STEPS = (*STAGES, "plain")
+SOURCE = Path("data/local/desk.csv")
 WORDS = (
     "room key breakfast pool late checkout towel view quiet floor taxi train luggage invoice parking gym sauna lift"
     " window pillow dinner table menu harbour museum ticket rain umbrella doctor pharmacy wifi password charger"
@@ -30,25 +35,34 @@ def main() -> None:
     if sys.argv[1:] and sys.argv[1] in STEPS:
         run_step(sys.argv[1])
         return
-    print(f"{'rows':>9} {'step':<10}{'seconds':>9}{'rows/s':>9}{'peak MB':>9}")
+    print(f"{'rows':>9} {'':<8}" + "".join(f"{name:>10}" for name in (*STAGES, "all", "plain")))
     for count in map(int, sys.argv[1:] or ["18", "10000"]):
         with tempfile.TemporaryDirectory() as folder:
             prepare(Path(folder), count)
-            total = 0.0
-            for step in STEPS:
-                seconds, memory = in_own_process(step, Path(folder))
-                total += seconds if step != "plain" else 0
-                print(f"{count:>9} {step:<10}{seconds:>9.1f}{count / seconds:>9.0f}{memory:>9}", flush=True)
-            print(f"{count:>9} {'all three':<10}{total:>9.1f}{count / total:>9.0f}", flush=True)
+            measured = {step: in_own_process(step, Path(folder)) for step in STEPS}
+        seconds = [measured[step][0] for step in STAGES]
+        seconds += [sum(seconds), measured["plain"][0]]
+        peaks = [measured[step][1] for step in STAGES]
+        peaks += [max(peaks), measured["plain"][1]]
+        show(count, "seconds", [f"{value:.1f}" for value in seconds])
+        show(count, "rows/s", [f"{count / value:.0f}" for value in seconds])
+        show(count, "peak MB", [str(value) for value in peaks])
+
+
+def show(count: int, what: str, values: list[str]) -> None:
+    print(f"{count:>9} {what:<8}" + "".join(f"{value:>10}" for value in values), flush=True)
 
 
 def prepare(folder: Path, count: int) -> None:
-    for name in ("params.yaml", "data/expectations.yaml"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
+    (folder / SOURCE).parent.mkdir(parents=True)
+    shutil.copy(ROOT / "data/expectations.yaml", folder / "data")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    desk = {"url": (folder / SOURCE).as_uri(), "sha256": None, "format": "messages"}
+    params["data"] = {"source": "desk", "max_mb": 10_000, "sources": {"desk": desk}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     shutil.copytree(ROOT / "models/base", folder / "models/base")
     rng, words = random.Random(0), WORDS.split()
-    with (folder / "data/raw.csv").open("w", newline="", encoding="utf-8") as out:
+    with (folder / SOURCE).open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out)
         for number in range(count):
             turns = [("system", "You are a front desk host. Be kind and brief.")]
@@ -84,14 +98,15 @@ def run_step(step: str) -> None:
 def plain() -> None:
     """What one would write in an afternoon: all in memory, one row at a time, the finders shared with the project."""
     import pandas as pd
-    from transformers import AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     from stages.content import BROKEN, SECRETS, finished
     from stages.language import detect
 
     tokenizer = AutoTokenizer.from_pretrained("models/base")
     special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
-    frame = pd.read_csv("data/raw.csv", header=None, names=["chat"])
+    context = AutoConfig.from_pretrained("models/base").max_position_embeddings
+    frame = pd.read_csv(SOURCE, header=None, names=["chat"])
     frame["messages"] = frame["chat"].map(lambda chat: json.loads(chat)["messages"])
 
     def check(messages: list[dict[str, str]]) -> dict[str, object]:
@@ -101,19 +116,22 @@ def plain() -> None:
         return {
             "roles": bool(re.fullmatch("s?(ua)+", roles)),
             "empty": any(not text.strip() for text in texts),
-            "tokens": len(ids),
+            "over": max(0, len(ids) - context),
             "short": len(tokenizer(texts[-1], add_special_tokens=False)["input_ids"]) < 2,
             "language": detect(" ".join(texts[1:])),
             "special": any(special.search(text) for text in texts),
             "finished": finished(texts[-1]),
             "prompt": re.sub(r"\W+", " ", " ".join(texts[1:-1]).lower()),
             "response": texts[-1],
+            "system": "\n".join(message["content"] for message in messages if message["role"] == "system"),
             **{name: any(find(text) for text in texts) for name, find in {**SECRETS, **BROKEN}.items()},
         }
 
     checks = pd.DataFrame(list(frame["messages"].map(check)))
     checks["duplicate"] = frame["chat"].duplicated(keep=False)
     checks["conflict"] = checks.groupby("prompt")["response"].transform("nunique") > 1
+    for name in ("system", "language"):
+        checks[f"other_{name}"] = checks[name].notna() & (checks[name] != checks[name].mode().iloc[0])
     order = frame.sample(frac=1, random_state=42).index
     cuts = {"train": order[: int(0.7 * len(order))], "test": order[int(0.7 * len(order)) :]}
     for name, rows in cuts.items():

@@ -106,7 +106,10 @@ def good_records(count):
 
 @pytest.fixture
 def gate(base):
-    """gate(records, **params) runs parse and validate over these records of a CSV, with `edit` made to the suite."""
+    """gate(records, **params) runs parse and validate over these records of a CSV, with `edit` made to the suite.
+
+    `records` may also be the bytes of a whole source.
+    """
 
     def run(records, edit=("", ""), form="messages", **knobs):
         text = Path("params.yaml").read_text().replace("format: messages", f"format: {form}", 1)
@@ -115,8 +118,11 @@ def gate(base):
         Path("params.yaml").write_text(text)
         SUITE.parent.mkdir(exist_ok=True)
         SUITE.write_text((ROOT / SUITE).read_text().replace(*edit))
-        with RAW.open("w", newline="", encoding="utf-8") as out:
-            csv.writer(out).writerows([record] if isinstance(record, str) else record for record in records)
+        if isinstance(records, bytes):
+            RAW.write_bytes(records)
+        else:
+            with RAW.open("w", newline="", encoding="utf-8") as out:
+                csv.writer(out).writerows([record] if isinstance(record, str) else record for record in records)
         parse.main()
         validate.main()
         return json.loads(VALIDATION.read_text())

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -163,12 +164,52 @@ def test_a_local_path_and_a_file_address(former):
 def test_a_path_that_dvc_does_not_watch_is_told(former, capsys):
     Path("elsewhere.csv").write_bytes(CONTENT)
     fetch("elsewhere.csv")
-    assert "will not see its edits" in capsys.readouterr().out
+    assert "does not see its edits" in capsys.readouterr().out
 
 
 def test_a_missing_path_and_a_folder(former):
     refused("data/local/none.csv", "does not exist")
     refused("data/local", "is a folder")
+
+
+@pytest.mark.parametrize(
+    "url, reason",
+    [
+        ("data/local/a\0b.csv", "data/local/a\\\\x00b.csv cannot be read"),
+        ("data/local/" + "x" * 300, "cannot be read|does not exist"),
+        ("file:///etc/hostname%00", "cannot be read"),
+        ("/proc/self/mem", "cannot be read|may not be read"),
+        ("/dev/zero", "is a device or a pipe"),
+        ("http://[::1", "^http://... is no address; mend data.sources"),
+        ("http://me:secret@[x/data.csv", "^http://... is no address"),
+        ("file://[x", "^file://... is no address"),
+        ("data/local/../../\x1b[31m", r"data/local/../../\\x1b\[31m does not exist"),
+        ("data/local/x\nerror: fake", r"data/local/x\\nerror: fake does not exist"),
+        ("http://127.0.0.1:9/\u202eevil\x07.csv", "u202eevil"),
+        ("memory://\x1b31m/none.csv", "does not exist|could not be read"),
+    ],
+)
+def test_hostile_names_are_told_in_printable_lines(former, url, reason, capsys):
+    text = refused(url, reason)
+    assert all(line.isprintable() for line in (text + capsys.readouterr().out).splitlines())
+    assert "secret" not in text and "\nerror: fake" not in text
+
+
+def test_a_pipe_does_not_hang(former):
+    os.mkfifo("data/local/pipe")
+    refused("data/local/pipe", "is a device or a pipe; data.sources.*.url must name a file")
+
+
+def test_a_link_to_itself_is_told(former):
+    Path("data/local/loop").symlink_to("loop")
+    refused("data/local/loop", "data/local/loop cannot be read")
+
+
+def test_a_name_with_path_tricks_is_read_and_written_nowhere_else(former):
+    Path("data/local/..%2f..%2f;rm -rf $HOME.csv").write_bytes(CONTENT)
+    before = sorted(path.name for path in Path().rglob("*"))
+    fetch("data/local/..%2f..%2f;rm -rf $HOME.csv")
+    assert RAW.read_bytes() == CONTENT and sorted(path.name for path in Path().rglob("*")) == before
 
 
 def test_what_fsspec_serves(former):

@@ -46,6 +46,65 @@ def test_a_finding_in_a_table_names_its_column(gate):
     assert "row 7, column answer: message 2 (assistant): Write to ‹de•••›." in "\n".join(told)
 
 
+PAIR = """
+pair:
+  type: expect_column_pair_values_to_be_equal
+  kwargs: {column_A: n_response, column_B: n_empty}
+  severity: warning
+  advice: a pair
+together:
+  type: expect_compound_columns_to_be_unique
+  kwargs: {column_list: [n_empty, n_over]}
+  severity: warning
+  advice: a list
+total:
+  type: expect_multicolumn_sum_to_equal
+  kwargs: {column_list: [n_empty, n_over], sum_total: 7}
+  severity: warning
+  advice: a sum
+"""
+
+
+def test_a_rule_about_several_columns_shows_their_values(gate, capsys):
+    gate(good_records(4), edit=("parses:", PAIR + "parses:"))
+    told = capsys.readouterr().out
+    assert "warning: pair, 4 of 4 rows; a pair\n    row 1: n_response: ‹5›, n_empty: ‹0›" in told
+    assert "warning: together, 4 of 4 rows; a list\n    row 1: n_empty: ‹0›, n_over: ‹0›" in told
+    assert "warning: total, 4 of 4 rows; a sum\n    row 1: n_empty: ‹0›, n_over: ‹0›" in told
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_beside_labels_the_header_names_the_column(gate, capsys, order):
+    rows = [["topic", "chat"], *(["pool", record] for record in good_records(9)), ["", "{"], ["", good_records(10)[9]]]
+    with pytest.raises(UserError) as error:
+        gate([[row[at] for at in order] for row in rows], form="messages\n      label: topic")
+    assert "row 11, column chat: Input data was truncated" in str(error.value)
+    assert "row 12, column topic: label: ‹›" in capsys.readouterr().out
+
+
+def test_in_a_table_findings_about_all_of_it_and_errors_name_their_columns(gate, capsys):
+    rows = [{"q": f"Is room {n} free?", "a": f"Room {n} is free."} for n in range(5)]
+    rows += [{"q": 5, "a": "Yes."}, {"q": "pool " * 500 + "?", "a": "Yes."}, rows[0]]
+    form = "columns\n      columns: {user: q, assistant: a}"
+    with pytest.raises(UserError) as error:
+        gate("\n".join(map(json.dumps, rows)).encode(), form=form)
+    text = str(error.value) + capsys.readouterr().out
+    assert "row 6, column q: Expected text in field `q`, got int" in text
+    assert "row 7, column q and a: n_over: ‹" in text
+    assert "row 1, column q and a: the same as in row 8" in text
+
+
+def test_a_row_of_too_many_columns_is_of_none(gate):
+    with pytest.raises(UserError, match="row 6: 2 columns where one column of JSON records is expected"):
+        gate([*good_records(5), ["a", "b"]])
+
+
+def test_blank_lines_at_the_end_are_no_rows(gate):
+    cells = [record.replace('"', '""') for record in good_records(5)]
+    report = gate("".join(f'"{cell}"\r\n' for cell in cells).encode() + b"\r\n\r\n")
+    assert report["rows"] == 5 and report["findings"] == []
+
+
 def test_one_fault_in_every_row_is_told_once(gate):
     with pytest.raises(UserError) as error:
         gate(["(" + record[1:] for record in good_records(20)])

@@ -48,6 +48,32 @@ def test_groups_are_those_of_comparing_every_pair():
             assert (found[one] == found[other]) == (jaccard(text, texts[other]) > 0.5)
 
 
+def test_pairs_on_a_shared_template_are_found_among_the_others_of_the_template():
+    """All have bands in common, so that a pair's two are seldom the first two of a band."""
+    rng = random.Random(1)
+    words = ["".join(rng.choices(string.ascii_lowercase, k=6)) for _ in range(3000)]
+    template, texts = " ".join(rng.choices(words, k=75)), []
+    for _ in range(400):
+        rest = rng.choices(words, k=25)
+        near = [rng.choice(words) if at % 5 == 0 else word for at, word in enumerate(rest)]
+        texts += [f"user:{template} {' '.join(rest)}", f"user:{template} {' '.join(near)}"]
+    order = rng.sample(range(800), 800)
+    sketches = matrix([sketch(texts[at]) for at in order])
+    home = dict(zip(order, groups(sketches), strict=True))
+    place = {at: row for row, at in enumerate(order)}
+    alike = [
+        at
+        for at in range(0, 800, 2)
+        if neighbours.similarity(sketches[place[at]], sketches[place[at + 1]]) >= neighbours.SIMILAR
+    ]
+    assert len(alike) > 300 and [at for at in alike if home[at] != home[at + 1]] == []
+    assert len(set(home.values())) > 300
+
+
+def test_no_prompts_have_no_groups():
+    assert groups(matrix([])).tolist() == []
+
+
 def test_short_and_empty_prompts():
     assert groups(matrix([sketch(text) for text in ("", "a", "ab", "a", "")])).tolist() == [0, 1, 2, 1, 0]
 

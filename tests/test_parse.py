@@ -5,6 +5,7 @@ import io
 import json
 import random
 import time
+import tracemalloc
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,6 +242,32 @@ def test_a_declared_encoding_is_used(encoding):
     assert found[0][1].prompt[0].content == "Café?"
 
 
+@pytest.mark.parametrize("sign", ['"', "\n", "\r", "\0"])
+def test_a_delimiter_that_cannot_be_one_is_told(sign):
+    with pytest.raises(UserError, match=r"data.sources.*.delimiter: .* cannot stand between cells"):
+        read(as_csv([record(*TALK)]), source(delimiter=sign))
+
+
+def test_a_blank_line_is_a_row_but_at_the_end_of_the_file():
+    line = as_csv([record(*TALK)])
+    found = read(line + b"\r\n\r\n" + line + b"\r\n\n\r\n")
+    assert [(one.row, one.conversation is None) for one in found] == [(1, False), (2, True), (3, True), (4, False)]
+    with pytest.raises(UserError, match="is empty"):
+        read(b"\n\n\n")
+
+
+@pytest.mark.parametrize("given, name", [({"columns": Columns(user="q", assistant="a")}, "q"), ({"label": "q"}, "q")])
+def test_a_needed_column_that_stands_twice_is_told(given, name):
+    shape = "columns" if "columns" in given else "messages"
+    with pytest.raises(UserError, match="has 2 columns 'q', of which one is meant"):
+        read(as_csv(["q", "a", "q"], ["lost", "Yes.", "Open?"]), source(shape, **given))
+
+
+def test_another_column_may_stand_twice():
+    raw = as_csv(["q", "", "a", ""], ["Open?", "", "Yes.", ""])
+    assert read(raw, source("columns", columns=Columns(user="q", assistant="a")))[0].conversation.response == "Yes."
+
+
 FRENCH = "Où êtes-vous, où est le café déjà payé par l’hôtel ? Voilà, voilà."
 RUSSIAN = "Во сколько завтрак? Завтрак подают с семи до десяти часов утра в саду."
 JAPANESE = "朝食は何時からですか。朝食は七時から十時まで、庭の部屋でお召し上がりいただけます。"
@@ -260,6 +287,69 @@ def test_an_encoding_is_detected_and_told(encoding, text, capsys):
 def test_a_wrong_encoding_names_a_likely_one(declared):
     with pytest.raises(UserError, match="it looks like cp1252: mend data.sources"):
         read(f'"{FRENCH} {FRENCH}"\n'.encode("cp1252") * 50, source(encoding=declared))
+
+
+GERMAN = "Wann gibt es Frühstück? Es wird von sieben bis zehn Uhr serviert. Schöne Grüße, natürlich für Sie."
+POLISH = "O której jest śniadanie? Podajemy je od siódmej do dziesiątej rano w ogrodzie. Dziękuję, proszę bardzo."
+CROATIAN = "U koliko sati je doručak? Poslužuje se od sedam do deset sati. Želite li još nešto, čašu, u kući, đak?"
+BULGARIAN = "В колко часа е закуската? Закуската се сервира от седем до десет сутринта в градината."
+ENGLISH = "It’s “fine” – the guest’s bill of the café is paid, isn’t it? We’ll see you at seven o’clock."
+NAMES = "Mr Wałęsa and Mr Dvořák asked at what time breakfast is served, and whether the pool is open at night."
+SIMPLE = str.maketrans("łęřá", "lera")
+RIGHT = [
+    ("cp1252", FRENCH),
+    ("latin-1", FRENCH.replace("’", "'")),
+    ("cp1252", GERMAN),
+    ("cp1252", ENGLISH),
+    ("cp1251", RUSSIAN),
+    ("cp1251", BULGARIAN),
+    ("cp1250", POLISH),
+    ("cp1250", CROATIAN),
+    ("cp1250", NAMES),
+    ("iso8859-2", POLISH),
+    ("koi8-r", RUSSIAN),
+    ("cp1251", f"{NAMES.translate(SIMPLE)} “Are they?” {NAMES.translate(SIMPLE)} Завтрак в семь."),
+]
+
+
+@pytest.mark.parametrize("declared, text", RIGHT)
+@pytest.mark.parametrize("times", [1, 30])
+def test_a_right_encoding_is_accepted(declared, text, times):
+    RAW.parent.mkdir()
+    RAW.write_bytes(f'"{text}"\n'.encode(declared) * times)
+    assert [cells for _, cells in reading.rows(RAW, source(encoding=declared), 10_000_000)] == [[text]] * times
+
+
+@pytest.mark.parametrize(
+    "right, text, declared",
+    [
+        ("cp1251", RUSSIAN, "cp1252"),
+        ("cp1251", RUSSIAN, "latin-1"),
+        ("cp1251", BULGARIAN, "cp1250"),
+        ("cp1252", FRENCH, "cp1251"),
+        ("cp1252", FRENCH, "cp1250"),
+        ("cp1252", GERMAN, "cp1251"),
+        ("cp1252", ENGLISH, "latin-1"),
+        ("cp1250", POLISH, "cp1252"),
+        ("cp1250", POLISH, "latin-1"),
+        ("cp1250", POLISH, "cp1251"),
+        ("cp1250", CROATIAN, "cp1252"),
+    ],
+)
+def test_a_wrong_encoding_that_takes_any_byte_names_the_likely_one(right, text, declared):
+    with pytest.raises(UserError, match=f"declared as {declared}, and reads as a text in {right}; mend data.sources"):
+        read(f'"{text}"\n'.encode(right) * 5, source(encoding=declared))
+
+
+@pytest.mark.parametrize(
+    "declared",
+    ["hex", "rot13", "zlib", "idna", "undefined", "punycode", "utf-7", "unicode_escape", "a\0b", "nope", "ü"],
+)
+def test_what_is_no_encoding_of_text_is_told_in_a_line(declared):
+    for raw in (as_csv([record(*TALK)]), record(*TALK).encode()):
+        with pytest.raises(UserError, match="is no encoding of text; expected e.g. utf-8") as error:
+            read(raw, source(encoding=declared))
+        assert str(error.value).isprintable()
 
 
 LINES = "".join(
@@ -391,6 +481,52 @@ def test_a_parquet_bomb():
     assert len(out.getvalue()) < 3_000_000
     with pytest.raises(UserError, match=r"unpacks to more than data.max_mb allows \(10 MB\)"):
         read(out.getvalue(), source("prompt_completion"))
+
+
+def test_a_parquet_bomb_of_one_value_in_many_rows():
+    """A value that all rows share stands in the file once, and the file's own figures count it once."""
+    out = io.BytesIO()
+    pd.DataFrame({"prompt": ["a" * 900_000] * 200, "completion": ["b"] * 200}).to_parquet(out)
+    assert len(out.getvalue()) < 1_000_000
+    with pytest.raises(UserError, match=r"unpacks to more than data.max_mb allows \(10 MB\)"):
+        read(out.getvalue(), source("prompt_completion"))
+
+
+def test_a_json_array_of_many_small_elements_takes_little_memory(monkeypatch):
+    # Room for the whole array is taken at once.
+    monkeypatch.setattr(reading, "_ARRAY_LIMIT", 300_000)
+    raw = b"[" + b"0," * 100_000 + b"0]"
+    RAW.parent.mkdir()
+    RAW.write_bytes(raw)
+    tracemalloc.start()
+    count = sum(1 for _ in reading.rows(RAW, MESSAGES, 10_000_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 100_001 and peak < 10 * len(raw)
+
+
+@pytest.mark.parametrize("raw", [b"[1, 2", b"[1 2]", b"[1,]", b"[1] 2", b"[", b"[,]", b"[1]]", b"[}"])
+def test_a_json_array_that_is_none_is_told(raw):
+    with pytest.raises(UserError, match="the source is not a JSON array: .*; mend it, or write one record a line"):
+        read(raw)
+
+
+def test_elements_of_a_json_array_come_as_they_stand_there():
+    raw = b' [ {"a" : 1e400, "b":"\\ud800]"} ,\r\n' + b"9" * 5000 + b',"\xc3\xa9",[ ] ]\n'
+    RAW.parent.mkdir()
+    RAW.write_bytes(raw)
+    found = [content for _, content in reading.rows(RAW, MESSAGES, 10_000_000)]
+    assert found == [b'{"a" : 1e400, "b":"\\ud800]"}', b"9" * 5000, b'"\xc3\xa9"', b"[ ]"]
+
+
+@pytest.mark.parametrize("size, expected", [(100, [100, 100, 50]), (99_000, [20] * 12 + [10]), (3_000_000, [1] * 250)])
+def test_a_chunk_is_bounded_in_records_and_in_bytes(size, expected, monkeypatch):
+    monkeypatch.setattr(parse, "CHUNK", 100)
+    one = talk(("user", "a" * (size - 70)), ("assistant", "b"))
+    found = list(parse.chunks(shapes.Record(n, one) for n in range(250)))
+    assert [len(chunk) for chunk in found] == expected
+    assert [record.row for chunk in found for record, _ in chunk] == list(range(250))
+    assert {line for chunk in found for _, line in chunk} == {conversations.encode(one) + b"\n"}
 
 
 def test_a_large_json_array_is_sent_to_json_lines(monkeypatch):

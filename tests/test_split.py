@@ -16,7 +16,7 @@ from stages import conversations, split
 from stages.command import UserError
 from stages.conversations import Conversation, Message
 from stages.neighbours import sketch
-from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS
+from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS, VALIDATION
 from stages.signals import SCHEMA
 
 
@@ -62,11 +62,6 @@ def test_no_split_is_empty_and_equal_prompts_stay_together(ids, seed):
     for number, name in zip(ids, chosen, strict=True):
         homes[number].add(name)
     assert all(len(names) == 1 for names in homes.values())
-
-
-def test_two_different_prompts_are_too_few():
-    with pytest.raises(UserError, match="2 different prompts"):
-        split.assign(["a", "b", "a"], 0.15, 0.15, 1)
 
 
 def key(question, system="x"):
@@ -116,6 +111,8 @@ def rows(project):
         pq.write_table(pa.Table.from_pylist(signals, schema=SCHEMA), SIGNALS)
         conversations.write_jsonl(CONVERSATIONS, talks)
         QUARANTINE.write_text("row,why,record\n" + "".join(f'{row},x,"y\n1",z,w\n' for row in quarantined))
+        VALIDATION.parent.mkdir(exist_ok=True)
+        VALIDATION.write_text(json.dumps({"quarantined": len(quarantined)}))
 
     return write
 
@@ -136,6 +133,21 @@ def test_nearly_equal_prompts_share_a_split(rows):
     assert len(homes) == 20 and all(len(names) == 1 for names in homes.values())
 
 
+def test_two_different_prompts_are_too_few(rows):
+    rows(["a", "b", "a"])
+    with pytest.raises(
+        UserError, match="2 different prompts cannot fill train, validation and test; add conversations"
+    ):
+        split.main()
+
+
+def test_many_prompts_of_one_template_are_told_from_few(rows):
+    template = "The hotel has forty rooms, breakfast is from seven to ten in the garden room, the pool closes at eight"
+    rows([f"{template}. Guest {n}: may I have towels?" for n in range(30)])
+    with pytest.raises(UserError, match="30 different prompts .* form 1 of the 3 groups .*the system message"):
+        split.main()
+
+
 def test_the_report_shows_sizes_overlap_and_nearness(rows):
     rows([f"{n} {chr(97 + n % 26) * 30}" for n in range(40)])
     split.main()
@@ -150,6 +162,14 @@ def test_quarantined_rows_are_left_out(rows):
     split.main()
     kept = sorted(prompt[9] for name in SPLITS for prompt in read(name))
     assert kept == list("acdefghj")
+
+
+@pytest.mark.parametrize("lines", ["2,x,y\n", "2,x,y\n2,x,y\n", "2,x,y\n9,x,y\n3,x,y\n"])
+def test_a_quarantine_that_is_not_what_the_gate_set_aside_stops_the_run(rows, lines):
+    rows([f"question {chr(97 + n) * 20}" for n in range(10)], quarantined=[2, 9])
+    QUARANTINE.write_text("row,why,record\n" + lines)
+    with pytest.raises(AssertionError, match="each row that the gate quarantined"):
+        split.main()
 
 
 def test_labels_keep_their_shares():

@@ -1,13 +1,17 @@
 import csv
+import io
 import json
 
+import pandas as pd
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
-from stages import split
+from stages import conversations, split, validate
 from stages.command import UserError
-from stages.paths import QUARANTINE, SPLITS, VALIDATION, VALIDATION_PAGE
+from stages.paths import QUARANTINE, SPLITS, SUITE, VALIDATION, VALIDATION_PAGE
 
-from .conftest import TALK, good_records
+from .conftest import ROOT, TALK, good_records
 
 KEY = "sk-" + "a1B2" * 8
 
@@ -46,6 +50,40 @@ def test_a_broken_suite_stops_the_run_with_all_its_slips_and_the_other_findings(
     assert "<html" in VALIDATION_PAGE.read_text(encoding="utf-8").lower() and QUARANTINE.exists()
 
 
+@pytest.mark.parametrize(
+    "edit, fault",
+    [
+        (("be_null", "not_be_null"), "a critical rule that column error is null is missing"),
+        (("severity: critical", "severity: warning"), "a critical rule that column error is null is missing"),
+    ],
+)
+def test_a_suite_must_ask_whether_records_are_conversations(gate, edit, fault):
+    text = (ROOT / SUITE).read_text().replace(*edit, 1)
+    with pytest.raises(UserError, match=fault):
+        gate(good_records(5), edit=((ROOT / SUITE).read_text(), text))
+
+
+@pytest.mark.parametrize(
+    "kind, asked, wrong",
+    [
+        ("expect_column_pair_values_to_be_equal", "{column_A: n_tokens, column_B: n_ovr}", "n_ovr"),
+        ("expect_column_pair_values_to_be_equal", "{column_A: n_ovr, column_B: n_over}", "n_ovr"),
+        ("expect_compound_columns_to_be_unique", "{column_list: [n_empty, n_ovr]}", "n_ovr"),
+    ],
+)
+def test_a_slip_in_one_of_several_columns_is_told(gate, kind, asked, wrong):
+    rule = f"pair:\n  type: {kind}\n  kwargs: {asked}\n  severity: warning\n  advice: x\n"
+    with pytest.raises(UserError, match=f"the signals have no column '{wrong}'; did you mean 'n_over'?"):
+        gate(good_records(5), edit=("parses:", rule + "parses:"))
+
+
+def test_a_suite_that_is_not_utf_8_is_told_in_a_line(gate):
+    gate(good_records(5))
+    SUITE.write_bytes(b"\xff\xfe" + SUITE.read_bytes())
+    with pytest.raises(UserError, match="^data/expectations.yaml: .*codec can't decode[^\n]*$"):
+        validate.main()
+
+
 def test_quarantined_rows_go_back_unchanged(gate):
     """Also those that a spreadsheet would take for formulas: they are text in a CSV, as they were in the source."""
     bad = ['=cmd("calc")', "+1", "-1", "@SUM(A1)", '{"messages": 5}']
@@ -67,6 +105,59 @@ def test_quarantine_sets_rows_aside_and_loses_none(gate):
     assert len(kept) == 40 and sorted(map(json.loads, kept), key=str) == sorted(
         map(json.loads, good_records(40)), key=str
     )
+
+
+@pytest.mark.parametrize("bad", ["hello\r3", "\r", "a\r\n3,x", "\x00", '"', "3\n", "\u2028", ""])
+def test_no_cell_hides_a_good_row_from_the_splits(gate, bad):
+    """A carriage return without quotes once ended the quarantined record, and what followed it named another row."""
+    gate([good_records(1)[0], bad, *good_records(9)[1:]], on_error="quarantine", max_quarantined=0.5)
+    with QUARANTINE.open(newline="", encoding="utf-8") as file:
+        assert [row["record"] for row in csv.DictReader(file)] == [bad]
+    split.main()
+    assert sum(len(path.read_text().splitlines()) for path in SPLITS.values()) == 9
+
+
+def test_a_record_that_is_longer_as_json_is_quarantined(gate):
+    table = pd.DataFrame({"prompt": [f"Is room {n} free?" for n in range(9)], "completion": ["Yes, it is."] * 9})
+    # Each control character takes one byte in Parquet, and six in JSON.
+    table["prompt"] = [*table["prompt"][:8], "\x01" * 700_000]
+    table["completion"] = [*table["completion"][:8], " "]
+    table["at"] = pd.Timestamp("2026-01-01")
+    report = gate(table.to_parquet(), form="prompt_completion", on_error="quarantine", max_quarantined=0.5)
+    split.main()
+    assert report["quarantined"] == 1
+    assert sum(len(path.read_text().splitlines()) for path in SPLITS.values()) == 8
+
+
+# Cells that a reader, a writer or a shell may stumble over, and records that are nearly conversations.
+HOSTILE = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+    st.text(st.sampled_from('\r\n\0"\\,;\t 3=\u2028\x85\ufeff{}[]'), max_size=12),
+    st.builds(
+        lambda text, end: TALK.replace("Pool %d?", json.dumps(text)[1:-1]) + end, st.text(), st.sampled_from("\r ")
+    ),
+)
+
+
+@settings(
+    suppress_health_check=list(HealthCheck), deadline=None, max_examples=4, derandomize=True, phases=[Phase.generate]
+)
+@given(st.lists(HOSTILE, min_size=20, max_size=60), st.randoms(use_true_random=False))
+def test_rows_in_are_conversations_out_and_quarantined(gate, hostile, rng):
+    cells = [*good_records(9), *hostile]
+    rng.shuffle(cells)
+    cells = [good_records(10)[9], *cells]
+    raw = io.StringIO()
+    csv.writer(raw, quoting=csv.QUOTE_ALL).writerows([cell] for cell in cells)
+    report = gate(raw.getvalue().encode(), on_error="quarantine", max_quarantined=1)
+    split.main()
+    with QUARANTINE.open(newline="", encoding="utf-8") as file:
+        aside = {int(row["row"]): row["record"] for row in csv.DictReader(file)}
+    lines = [line for path in SPLITS.values() for line in path.read_bytes().splitlines()]
+    assert report["rows"] == len(cells) == len(lines) + len(aside) and report["quarantined"] == len(aside)
+    assert aside == {row: cells[row - 1] for row in aside}
+    kept = [conversations.encode(conversations.decode(cell)) for n, cell in enumerate(cells, 1) if n not in aside]
+    assert sorted(lines) == sorted(kept)
 
 
 def test_too_many_quarantined_rows_stop_the_run(gate):
