@@ -29,6 +29,11 @@ class UserError(Exception):
     """
 
 
+def printable(text: str) -> str:
+    """Text that came from outside, in one line: a terminal would obey control characters, line breaks fake messages."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def notice(text: str) -> None:
     """Print one plain line about a decision that the pipeline made for the user, with its reason."""
     print(text, file=_own_stdout, flush=True)

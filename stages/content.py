@@ -10,6 +10,7 @@ from ftfy.badness import BADNESS_RE
 from phonenumbers import Leniency, PhoneNumberMatcher
 from stdnum import luhn
 
+from stages.command import printable
 from stages.conversations import Conversation, Message
 
 Span = tuple[int, int]
@@ -259,11 +260,7 @@ def masked(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """A terminal would obey control characters, and a line break would fake another finding."""
-    signs = (
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in _COVERED.sub(_MASK, text)
-    )
-    return "".join(signs)
+    return printable(_COVERED.sub(_MASK, text))
 
 
 def _covered(text: str, kinds: Iterable[str] = SECRETS) -> str:

@@ -18,7 +18,7 @@ from fsspec.registry import known_implementations
 from tqdm import tqdm
 
 from stages import files, params
-from stages.command import UserError, notice, run
+from stages.command import UserError, notice, printable, run
 from stages.paths import RAW
 
 # What dvc.yaml watches: an edit of a file in these places re-runs the pipeline.
@@ -67,18 +67,13 @@ def fetch(source: params.Source, limit: int, pause: float = _FIRST_PAUSE_SECONDS
 def shown(url: str) -> str:
     """The address without user, password, query and fragment, where credentials travel, and fit for a terminal."""
     if "://" not in url:
-        return _printable(url)
+        return printable(url)
     try:
         parts = urlsplit(url)
     except ValueError:
         # Where its user and password end cannot be told.
-        return _printable(url.partition("://")[0]) + "://..."
-    return _printable(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
-
-
-def _printable(text: str) -> str:
-    """A terminal would obey control characters, and a line break would fake another message."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+        return printable(url.partition("://")[0]) + "://..."
+    return printable(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
 
 
 def _transfer(url: str, path: Path, limit: int) -> None:
@@ -118,7 +113,7 @@ def _within(size: int, limit: int, name: str) -> None:
 
 @contextmanager
 def _local(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
-    name = _printable(str(path))
+    name = printable(str(path))
     try:
         if not any(path.resolve().is_relative_to(place.resolve()) for place in WATCHED):
             notice(

@@ -105,9 +105,13 @@ class _Limited(io.RawIOBase):
         data = self._inner.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
-            raise UserError(f"{self._path} unpacks to more than data.max_mb allows ({self._limit / 1e6:g} MB)")
+            raise _too_large(self._path, self._limit)
         buffer[: len(data)] = data
         return len(data)
+
+
+def _too_large(path: Path, limit: int) -> UserError:
+    return UserError(f"{path} unpacks to more than data.max_mb allows ({limit / 1e6:g} MB)")
 
 
 def container(path: Path, source: Source, limit: int) -> str:
@@ -318,13 +322,13 @@ def _parquet(file: Any, path: Path, limit: int) -> Iterator[tuple[int, Content]]
         parquet = pq.ParquetFile(file)
         groups = (parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups))
         if sum(group.total_byte_size for group in groups) > limit:
-            raise UserError(f"{path} unpacks to more than data.max_mb allows ({limit / 1e6:g} MB)")
+            raise _too_large(path, limit)
         number = unpacked = 0
         for batch in _batches(parquet):
             unpacked += batch.nbytes
             # What the file says of its size counts a value once, however many rows share it.
             if unpacked > limit:
-                raise UserError(f"{path} unpacks to more than data.max_mb allows ({limit / 1e6:g} MB)")
+                raise _too_large(path, limit)
             _refuse_long(batch, number)
             for value in batch.to_pylist():
                 number += 1

@@ -141,13 +141,8 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
 
 def summary(facts: dict[str, Any]) -> str:
     """The Markdown; texts are cut as far as it takes to fit into one comment on GitHub."""
-    template = _environment().get_template("report.md.jinja")
-    text = ""
-    for limit in _MARKDOWN_CLIPS:
-        text = template.render(facts, limit=limit, most=_MEASUREMENTS)
-        if len(text) <= _MARKDOWN_SIZE:
-            break
-    return templates.fitting(text, _MARKDOWN_SIZE)
+    sizes = ({"limit": limit, "most": _MEASUREMENTS} for limit in _MARKDOWN_CLIPS)
+    return templates.fitted(_environment().get_template("report.md.jinja"), facts, sizes, _MARKDOWN_SIZE)
 
 
 def page(facts: dict[str, Any], size: int = _PAGE_BYTES) -> str:

@@ -216,13 +216,8 @@ def _answer(old: comparison.Line, new: comparison.Line) -> dict[str, str]:
 
 def _markdown(facts: dict[str, Any]) -> str:
     """The review; cells are clipped and tables shortened as far as it takes to fit into one comment."""
-    template = templates.environment().get_template("review.md.jinja")
-    text = ""
-    for limit, most in _SIZES:
-        text = template.render(facts, limit=limit, most=most)
-        if len(text) <= _LIMIT:
-            break
-    return templates.fitting(text, _LIMIT)
+    sizes = ({"limit": limit, "most": most} for limit, most in _SIZES)
+    return templates.fitted(templates.environment().get_template("review.md.jinja"), facts, sizes, _LIMIT)
 
 
 def _stop_at_regressions(changes: list[Change], allowed: dict[str, float]) -> None:

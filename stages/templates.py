@@ -2,10 +2,11 @@
 
 import html
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 # Where a gap keeps GitHub from acting on words that a model happens to write: @somebody, who would be notified; #12,
 # GH-12 and a commit's whole SHA, which would be linked from there too; addresses; and :tada:, which becomes a picture.
@@ -47,10 +48,16 @@ def cell(value: Any) -> str:
     return "<br>".join(line.strip() for line in text.strip().splitlines()) or "(empty)"
 
 
-def fitting(text: str, limit: int) -> str:
-    """The text where it has at most `limit` characters, else as many whole lines of it, and a line that says so."""
-    if len(text) <= limit:
-        return text
+def fitted(template: Template, facts: Mapping[str, Any], sizes: Iterable[Mapping[str, int]], limit: int) -> str:
+    """The template with the first of `sizes`, from large to small, that makes a text of at most `limit` characters.
+
+    Where none does, as many whole lines of the smallest, and a line that says so.
+    """
+    text = ""
+    for size in sizes:
+        text = template.render(facts, **size)
+        if len(text) <= limit:
+            return text
     rest = "\nThe rest does not fit into one comment on GitHub.\n"
     return text[: text.rindex("\n", 0, limit - len(rest)) + 1] + rest
 
