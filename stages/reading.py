@@ -295,7 +295,11 @@ def _json(file: Any) -> Iterator[tuple[int, Content]]:
 def _elements(text: str) -> Iterator[bytes]:
     """The elements of a JSON array as they stand there. Held at once, small ones take a hundred times that."""
     # Python makes no number of more than 4,300 digits.
-    decoder, at = json.JSONDecoder(parse_int=str), _past_space(text, text.index("[") + 1)
+    decoder, begin = json.JSONDecoder(parse_int=str), _past_space(text, 0)
+    # What looked like one may read otherwise in the encoding that the file turned out to have.
+    if text[begin : begin + 1] != "[":
+        raise json.JSONDecodeError("Expecting '['", text, begin)
+    at = _past_space(text, begin + 1)
     more = text[at : at + 1] != "]"
     while more:
         _, end = decoder.raw_decode(text, at)

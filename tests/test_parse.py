@@ -535,6 +535,12 @@ def test_a_large_json_array_is_sent_to_json_lines(monkeypatch):
         read(f"[{LINES.splitlines()[0]}]".encode())
 
 
+@pytest.mark.parametrize("raw", [b"\x81[", b"\x81\x81[{}]", "\N{NO-BREAK SPACE}[{}]".encode()])
+def test_what_only_looks_like_a_json_array_is_told(raw):
+    with pytest.raises(UserError, match=r"is not a JSON array: Expecting '\['|binary file"):
+        read(raw)
+
+
 def test_a_zip_bomb():
     with pytest.raises(UserError, match="unpacks to more than data.max_mb allows"):
         read(gzip.compress(b"a\n" * 10_000_000), limit=1_000_000)
