@@ -7,6 +7,8 @@ from unittest import mock
 
 from filelock import FileLock, Timeout
 
+from .recorder import recorded
+
 
 @contextmanager
 def calls():
@@ -47,6 +49,13 @@ def lock():
         real(*given)
 
     with mock.patch.object(finetune, "_write_table", write):
+        yield found
+
+
+@contextmanager
+def reads():
+    """Which knobs and files the stage read, and which files it wrote."""
+    with recorded() as found:
         yield found
 
 

@@ -1,0 +1,170 @@
+"""What a stage reads while it runs: knobs of params.yaml, and files of the current folder."""
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any
+from unittest import mock
+
+from stages import params
+from stages.params import Section
+
+_STAGES = Path(params.__file__).parent
+# Who listens to what Python opens. An audit hook can be added and never removed, so one serves all.
+_listeners: list[Callable[[str, tuple[Any, ...]], None]] = []
+
+
+@contextmanager
+def recorded() -> Iterator[dict[str, Any]]:
+    """Yield a dict that is filled when the block ends, with sorted lists of names.
+
+    `knobs`: leaves of params.yaml that the code asked for by name. `dumped`: for each module that took many at once
+    with `model_dump`, which. `read` and `written`: files of the current folder, and templates of `stages`. A path
+    counts as read when it is opened, listed or looked for, also by a library that opens files by itself.
+    """
+    found: dict[str, Any] = {}
+    knobs, paths = _Knobs(), _Paths()
+    with knobs.watched(), paths.watched():
+        yield found
+    found |= {
+        "knobs": sorted(knobs.read),
+        "dumped": {module: sorted(names) for module, names in knobs.dumped.items()},
+        "read": paths.read,
+        "written": paths.written,
+    }
+
+
+def leaves(section: type[Section] | Section, prefix: str = "") -> list[str]:
+    """The keys of params.yaml that hold a value and no section, by their whole names."""
+    found = []
+    kind = section if isinstance(section, type) else type(section)
+    for name, field in kind.model_fields.items():
+        key = prefix + (field.alias or name)
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            found += leaves(inner, f"{key}.")
+        else:
+            found.append(key)
+    return found
+
+
+class _Knobs:
+    """The knobs that are read of whatever `params.load` returns."""
+
+    def __init__(self) -> None:
+        self.read: set[str] = set()
+        self.dumped: dict[str, set[str]] = defaultdict(set)
+        self._prefixes: dict[int, str] = {}
+        self._kept: list[Section] = []
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        load, get, dump = params.load, Section.__getattribute__, Section.model_dump
+
+        def loaded(*given: Any) -> params.Params:
+            made = load(*given)
+            self._register(made, "")
+            return made
+
+        def asked(section: Section, name: str) -> Any:
+            value = get(section, name)
+            prefix = self._prefixes.get(id(section))
+            if prefix is not None and not isinstance(value, Section):
+                field = type(section).model_fields.get(name)
+                if field is not None:
+                    self.read.add(prefix + (field.alias or name))
+            return value
+
+        def dumped(section: Section, **given: Any) -> dict[str, Any]:
+            made = dump(section, **given)
+            self._note_dump(section, made, sys._getframe(1).f_globals["__name__"])
+            return made
+
+        with (
+            mock.patch.object(params, "load", loaded),
+            mock.patch.object(Section, "__getattribute__", asked),
+            mock.patch.object(Section, "model_dump", dumped),
+        ):
+            yield
+
+    def _register(self, section: Section, prefix: str) -> None:
+        # Kept, so that no other object gets its id.
+        self._kept.append(section)
+        self._prefixes[id(section)] = prefix
+        for name, field in type(section).model_fields.items():
+            if isinstance(inner := getattr(section, name), Section):
+                self._register(inner, f"{prefix}{field.alias or name}.")
+        self.read.clear()
+
+    def _note_dump(self, section: Section, made: dict[str, Any], module: str) -> None:
+        prefix = self._prefixes[id(section)]
+        fields = type(section).model_fields.items()
+        taken = {field.alias or name for name, field in fields if {name, field.alias} & made.keys()}
+        self.dumped[module] |= {key for key in leaves(section, prefix) if key[len(prefix) :].split(".")[0] in taken}
+
+
+class _Paths:
+    """The files that are read and written below the current folder."""
+
+    def __init__(self) -> None:
+        self._top = Path.cwd()
+        self._read: set[str] = set()
+        self._written: set[str] = set()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        name = PurePath.__fspath__
+
+        def named(path: PurePath) -> str:
+            self._read.add(name(path))
+            return name(path)
+
+        _listeners.append(self._heard)
+        try:
+            # Libraries that are no Python, such as Arrow, open files unheard, but ask a path for its name.
+            with mock.patch.object(PurePath, "__fspath__", named):
+                yield
+        finally:
+            _listeners.remove(self._heard)
+
+    def _heard(self, event: str, given: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = given
+            writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
+        elif event in ("os.listdir", "os.scandir", "os.rename"):
+            path, writes = given[event == "os.rename"], event == "os.rename"
+        else:
+            return
+        # Others are numbers of files that are open already.
+        if isinstance(path, str | PurePath):
+            (self._written if writes else self._read).add(str(path))
+
+    @property
+    def read(self) -> list[str]:
+        # A reader also looks for much that is not there.
+        return sorted({name for name, path in self._named(self._read) if path.exists()})
+
+    @property
+    def written(self) -> list[str]:
+        return sorted({name for name, _ in self._named(self._written)})
+
+    def _named(self, paths: set[str]) -> Iterator[tuple[str, Path]]:
+        for path in (Path(os.path.normpath(self._top / path)) for path in paths):
+            # Python lists the folders of code to find modules.
+            code = path.is_relative_to(_STAGES) and path.is_file() and path.suffix not in (".py", ".pyc")
+            top = _STAGES.parent if code else self._top
+            parts = path.relative_to(top).parts if path.is_relative_to(top) else ()
+            # Hidden: what is half written, DVC's and Git's own, and what stays on this machine.
+            if parts and not any(part.startswith(".") for part in parts):
+                yield "/".join(parts), path
+
+
+def _hook(event: str, given: tuple[Any, ...]) -> None:
+    for listener in _listeners:
+        listener(event, given)
+
+
+sys.addaudithook(_hook)
