@@ -1,12 +1,19 @@
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
-from stages import locking
+from stages import backends, finetune, locking
+from stages.backends import Result
 from stages.command import UserError
+from stages.paths import HISTORY
+
+from .conftest import ROOT
 
 
 def test_a_second_one_is_refused_with_who_holds_it(project, monkeypatch):
@@ -53,3 +60,64 @@ with locking.alone(pathlib.Path({str(path)!r}), "busy"):
     assert done.returncode == -9
     with locking.alone(path, "busy"):
         pass
+
+
+def test_a_holder_that_has_not_yet_written_its_name_is_named_as_new(project, monkeypatch):
+    monkeypatch.setattr(locking, "_WAIT_SECONDS", 0)
+    path = project / "some.lock"
+    refused = pytest.raises(UserError, match=r"busy \(a process that just started\); wait for it or stop it")
+    with FileLock(path), refused, locking.alone(path, "busy"):
+        pass
+
+
+@pytest.fixture
+def trained(project, monkeypatch):
+    """trained(meanwhile, at_the_end) runs finetune with a backend that logs one step and then calls `meanwhile`.
+
+    `at_the_end` is called when the results are written.
+    """
+    monkeypatch.setattr(locking, "_WAIT_SECONDS", 0)
+
+    def run(meanwhile=lambda: None, at_the_end=lambda: None):
+        def train(knobs, log):
+            log({"step": 1})
+            meanwhile()
+            return Result({}, {}, clean_up=at_the_end)
+
+        backend = SimpleNamespace(HISTORY=("step",), VALIDATION_HISTORY=("epoch",), finetune=train)
+        with monkeypatch.context() as patch:
+            patch.setattr(backends, "chosen", lambda knobs: backend)
+            finetune.main()
+
+    return run
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_touches_nothing(trained):
+    def second():
+        with pytest.raises(UserError, match=rf"another training runs in this folder \(process {os.getpid()}, since 20"):
+            trained()
+
+    trained(meanwhile=second, at_the_end=second)
+    assert HISTORY.read_text() == "step\n1\n"
+    trained()
+
+
+def test_a_training_that_failed_leaves_the_folder_free(trained):
+    with pytest.raises(ZeroDivisionError):
+        trained(meanwhile=lambda: 1 / 0)
+    trained()
+
+
+def test_an_experiment_in_a_copy_of_the_folder_trains_beside_it(trained, project, tmp_path_factory, monkeypatch):
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copy(ROOT / "params.yaml", copy)
+    # As DVC sets it for both.
+    monkeypatch.setenv("DVC_ROOT", str(project))
+
+    def experiment():
+        monkeypatch.chdir(copy)
+        trained()
+        monkeypatch.chdir(project)
+
+    trained(meanwhile=experiment)
+    assert (copy / HISTORY).exists() and HISTORY.exists()
