@@ -11,7 +11,7 @@ from filelock import FileLock
 from stages import backends, finetune, locking
 from stages.backends import Result
 from stages.command import UserError
-from stages.paths import HISTORY
+from stages.paths import HISTORY, WORKING
 
 from .conftest import ROOT
 
@@ -105,6 +105,7 @@ def test_a_second_training_in_the_same_folder_is_refused_and_touches_nothing(tra
 def test_a_training_that_failed_leaves_the_folder_free(trained):
     with pytest.raises(ZeroDivisionError):
         trained(meanwhile=lambda: 1 / 0)
+    assert not list(WORKING.iterdir()), "a lock leaves no files, or the next to be refused would be shown a dead holder"
     trained()
 
 
