@@ -37,10 +37,9 @@ def recorded() -> Iterator[dict[str, Any]]:
     }
 
 
-def leaves(section: type[Section] | Section, prefix: str = "") -> list[str]:
+def leaves(kind: type[Section], prefix: str = "") -> list[str]:
     """The keys of params.yaml that hold a value and no section, by their whole names."""
     found = []
-    kind = section if isinstance(section, type) else type(section)
     for name, field in kind.model_fields.items():
         key = prefix + (field.alias or name)
         inner = field.annotation
@@ -95,15 +94,16 @@ class _Knobs:
         self._kept.append(section)
         self._prefixes[id(section)] = prefix
         for name, field in type(section).model_fields.items():
-            if isinstance(inner := getattr(section, name), Section):
+            if isinstance(inner := section.__dict__[name], Section):
                 self._register(inner, f"{prefix}{field.alias or name}.")
-        self.read.clear()
 
     def _note_dump(self, section: Section, made: dict[str, Any], module: str) -> None:
         prefix = self._prefixes[id(section)]
         fields = type(section).model_fields.items()
         taken = {field.alias or name for name, field in fields if {name, field.alias} & made.keys()}
-        self.dumped[module] |= {key for key in leaves(section, prefix) if key[len(prefix) :].split(".")[0] in taken}
+        self.dumped[module] |= {
+            key for key in leaves(type(section), prefix) if key[len(prefix) :].split(".")[0] in taken
+        }
 
 
 class _Paths:
