@@ -60,7 +60,7 @@ def evaluated(project, monkeypatch):
             assert knobs == params.load()
             return pair
 
-        monkeypatch.setattr(backends, "chosen", lambda knobs: SimpleNamespace(pair=load))
+        monkeypatch.setattr(backends, "chosen", lambda knobs: {"unsloth": SimpleNamespace(pair=load)}[knobs.backend])
         SPLITS["test"].parent.mkdir(parents=True, exist_ok=True)
         conversations.write_jsonl(SPLITS["test"], TEST)
         files.write_json(SPLIT_REPORT, {name: {"conversations": at} for at, name in enumerate(SPLITS, 7)})
@@ -168,6 +168,12 @@ def compared(base, tuned, seed=42, **evaluation):
     knobs = KNOBS.model_copy(update={"seed": seed, "evaluate": KNOBS.evaluate.model_copy(update=evaluation)})
     means = [{"chrf": Mean(np.array(scores), np.ones(len(scores)))} for scores in (base, tuned)]
     return {part: found["chrf"] for part, found in evaluate.compare(*means, knobs).items()}
+
+
+def test_each_measure_is_kept_with_its_own_decimals():
+    # chrF with two, all else with four.
+    third = {"value": 33.33, "low": None, "high": None}
+    assert compared([100 / 3], [200 / 3]) == {"base": third, "tuned": {**third, "value": 66.67}, "gain": third}
 
 
 STILL, ONE_OF_TEN = [0.0] * 10, [0.0] * 9 + [10.0]
