@@ -83,6 +83,7 @@ def test_a_price_has_four_decimals():
     # 8 dollars x 1,239 / 1,000,000 = 0.009912.
     assert prices.training(MODEL, 1_239) == 0.0099
     assert prices.training(MODEL, 0) == 0
+    assert prices.training(MODEL, 1_000_000_000) == 8000
 
 
 def test_prompts_and_answers_have_prices_of_their_own_for_each_model():

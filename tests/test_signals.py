@@ -162,3 +162,11 @@ def test_a_label_is_searched_for_faults_as_well():
     talk = Conversation((user("Pool?"), assistant("It opens at seven in the morning.")))
     (found,) = rows(talk, labels=["desk@example.org"])
     assert found["email"] == 1
+
+
+def test_only_the_last_message_is_shown_as_the_response():
+    long = assistant("This answer is too long to be shown whole.")
+    assert row(user("u"), long, user("v"), assistant("Yes."))["faults"] == {
+        "n_response": "message 4 (assistant): ‹Yes.›"
+    }
+    assert row(user("u"), assistant("Yes."), user("v"), long)["faults"] is None
