@@ -135,3 +135,83 @@ def test_those_answers_come_first_whose_chrf_moved_most():
         "It is 3.", "It is 1.", "It is 0.", "It is 2."
     ]  # fmt: skip
     assert len(comparison.most_changed(shared, 2)) == 2
+
+
+def test_one_more_run_of_the_same_conversation_is_paired_in_order():
+    old = [prediction(0, chrf=score) for score in (10.0, 20.0, 30.0)]
+    new = [prediction(0, chrf=score) for score in (11.0, 22.0, 33.0, 99.0)]
+    scores = [tuple(line["scores"]["tuned"]["chrf"] for line in pair) for pair in comparison.pairs(old, new)]
+    assert scores == [(10.0, 11.0), (20.0, 22.0), (30.0, 33.0)]
+
+
+def test_the_same_prompt_with_another_reference_is_another_conversation():
+    line = prediction(0)
+    assert comparison.pairs([line], [{**line, "reference": "Another."}]) == []
+    # The order of a message's keys is not what it says.
+    turned = [{**line, "prompt": [dict(reversed(message.items())) for message in line["prompt"]]}]
+    assert comparison.pairs([line], turned) == [(line, turned[0])]
+
+
+def test_pairs_are_in_the_new_run_s_order():
+    old, new = predictions(), predictions()[::-1]
+    assert [line["reference"] for _, line in comparison.pairs(old, new)] == ["It is 2.", "It is 1.", "It is 0."]
+
+
+def test_what_one_run_alone_measured_is_shown_with_its_value():
+    own = {"loss": 2.5}, {"loss": 3.5, "similarity": 0.5}
+    shared = comparison.pairs(predictions(losses=[None] * 3), predictions())
+    loss, similarity = comparison.changes(shared, *own, BOOTSTRAP)
+    assert (loss.name, loss.old, loss.new) == ("loss", 2.5, 3.5)
+    assert loss.obstacle == "the old run did not measure it" == similarity.obstacle
+    assert (similarity.name, similarity.old, similarity.new, similarity.word) == (
+        "similarity",
+        None,
+        0.5,
+        "not comparable",
+    )
+
+
+@pytest.mark.parametrize("name", ["loss", "perturbed_loss", "token_accuracy"])
+def test_measures_of_tokens_are_weighted_by_them(name):
+    old = predictions(**{name: [1.0, 2.0, 4.0]}) if name != "loss" else predictions([1.0, 2.0, 4.0])
+    # With 10, 30 and 60 tokens (10 + 60 + 240) / 100.
+    assert compared(old, old)[name].old == 3.1
+
+
+@pytest.mark.parametrize("name", ["rouge_l", "similarity", "exact_match"])
+def test_measures_of_answers_are_not_weighted(name):
+    old = predictions(**{name: [1.0, 2.0, 6.0]})
+    assert compared(old, old)[name].old == 3.0
+
+
+def test_measures_of_answers_are_compared_where_tokens_are_counted_differently():
+    found = compared(predictions(), predictions(tokens=[11, 31, 61]))
+    obstacle = "the two models count tokens differently"
+    assert {name for name, change in found.items() if change.obstacle == obstacle} == {"loss", "perplexity"}
+
+
+def test_a_change_is_told_with_the_word_of_its_interval():
+    assert change("loss", 0.2, 0.1, 0.3).word == "worse" and change("chrf", 0.2, 0.1, 0.3).word == "better"
+    assert change("loss", 0.2).word == "no interval"
+    assert (change("loss", 0.2).worsening, change("chrf", 0.2).worsening) == (0.2, -0.2)
+    assert Change("loss", 1.0, 2.0).worsening is None
+
+
+def test_a_perplexity_before_that_no_number_holds_is_not_compared_either():
+    huge = [{**line, "scores": {"tuned": {**line["scores"]["tuned"], "loss": 800.0}}} for line in predictions()]
+    found = compared(huge, predictions())["perplexity"]
+    assert found.obstacle == "it is larger than a number can be" and found.old == np.inf and found.difference is None
+
+
+def test_values_have_the_decimals_of_their_measure():
+    found = compared(predictions([1 / 3] * 3, chrf=[100 / 3] * 3), predictions([2 / 3] * 3, chrf=[200 / 3] * 3))
+    assert (found["loss"].old, found["loss"].new, found["loss"].difference["value"]) == (0.3333, 0.6667, 0.3333)
+    assert (found["chrf"].old, found["chrf"].new, found["chrf"].difference["value"]) == (33.33, 66.67, 33.33)
+
+
+def test_the_move_of_an_answer_counts_in_either_direction():
+    old = predictions([1.0] * 3, [10] * 3, chrf=[90.0, 10.0, 50.0])
+    new = predictions([1.0] * 3, [10] * 3, chrf=[80.0, 25.0, 70.0], answer=["No."] * 3)
+    # By 10, 15 and 20.
+    moved = [line["reference"] for _, line in comparison.most_changed(comparison.pairs(old, new), 3)]
+    assert moved == ["It is 2.", "It is 1.", "It is 0."]
