@@ -99,7 +99,7 @@ def test_training_stops_after_so_many_epochs_in_a_row_without_a_better_loss(keep
     assert found == expected[: stopped_at or None]
     # The stop itself must be in a checkpoint, from which a resumed run stops again.
     assert [one.should_save for one in stops[: stopped_at or None]] == found
-    said = f"no better validation loss in {patience} epochs: stopped early" in capsys.readouterr().out
+    said = f"no better validation loss in {patience} epochs: stopped early" in capsys.readouterr().out.splitlines()
     assert said == (stopped_at is not None)
 
 
@@ -171,8 +171,10 @@ def test_the_bar_shows_the_steps_done_also_of_a_resumed_training(keep, monkeypat
     shown = []
 
     class Bar:
-        def __init__(self, total, initial, **_):
+        def __init__(self, total, initial, desc, unit, disable):
             self.n = initial
+            # disable=None: no bar where the output is no terminal.
+            assert (desc, unit, disable) == ("finetune", "step", None)
             shown.append((initial, total))
 
         def update(self, steps):
@@ -206,10 +208,12 @@ def test_what_is_said_of_the_best_model(keep):
 
 def test_a_half_written_model_of_a_killed_run_is_replaced(keep):
     kept = keep()
+    measured(kept, 2.0, 4)
     part = kept.folder.with_suffix(".part")
     part.mkdir()
     (part / "half").write_text("x")
-    measured(kept, 1.0, 4)
+    measured(kept, 1.0, 8)
+    assert best(kept) == "1"
     assert [path.name for path in kept.folder.iterdir()] == ["model"] and not part.exists()
 
 
@@ -223,7 +227,7 @@ def test_a_best_model_that_cannot_be_written_leaves_the_one_before(keep, error):
             super().save_pretrained(folder, **options)
             raise error
 
-    with pytest.raises(UserError, match="the best model so far could not be written to .*best .*; make room there"):
+    with pytest.raises(UserError, match="^the best model so far could not be written to .*/best [(].*[)]; make room there and run again: training"):
         kept.on_evaluate(
             None, state(global_step=8, epoch=2.0), control(), metrics={"eval_loss": 1.0}, model=Full("new")
         )
