@@ -1,4 +1,4 @@
-"""What the trainer computes, against plain torch: losses by token, gradients over micro-batches, and what it refuses."""
+"""What the trainer computes, against plain torch: losses by token, gradients of micro-batches, what it refuses."""
 
 import math
 from pathlib import Path

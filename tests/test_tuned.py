@@ -81,8 +81,12 @@ def test_the_best_adapter_is_given_away_and_not_the_last_and_runs_on_the_plain_b
         ({}, True, False),
     ],
 )
-def test_the_start_is_saved_where_the_weights_themselves_were_changed(project, small_base, values, start, saved):
-    model = adapted(small_base, start)
+def test_the_start_is_saved_where_the_weights_themselves_were_changed(
+    project, small_base, monkeypatch, values, start, saved
+):
+    model, saving = adapted(small_base, start), []
+    real = model.save_pretrained
+    monkeypatch.setattr(model, "save_pretrained", lambda folder, **given: (saving.append(given), real(folder, **given)))
     tuned.keep_start(model, Path("kept"), knobs(**values))
     assert Path("kept/start").exists() == saved
     # The model itself still says how it started.
@@ -90,6 +94,8 @@ def test_the_start_is_saved_where_the_weights_themselves_were_changed(project, s
     if saved:
         assert json.loads(Path("kept/start/adapter_config.json").read_text())["init_lora_weights"] is True
         found = load_file("kept/start/adapter_model.safetensors")
+        # Adapters of the vocabulary leave it as it is: to find that out, peft would look for the base by name.
+        assert saving == [{"save_embedding_layers": False}]
         live = {name.replace(".default", ""): weight for name, weight in model.named_parameters() if "lora_" in name}
         assert found.keys() == live.keys() and all(torch.equal(found[name], live[name]) for name in live)
 
