@@ -60,5 +60,31 @@ def reads():
 
 
 @contextmanager
+def first_update():
+    """Weights and gradients at the optimizer's first step, and the weights after it, in update.pt of the folder."""
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+    seen = {}
+
+    def held(optimizer):
+        return [weight.detach().clone() for group in optimizer.param_groups for weight in group["params"]]
+
+    def before(optimizer, *_):
+        if "before" not in seen:
+            seen["before"] = held(optimizer)
+            seen["gradients"] = [weight.grad.clone() for group in optimizer.param_groups for weight in group["params"]]
+
+    def after(optimizer, *_):
+        seen.setdefault("after", held(optimizer))
+
+    hooks = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+    yield {}
+    for hook in hooks:
+        hook.remove()
+    torch.save(seen, "update.pt")
+
+
+@contextmanager
 def nothing():
     yield {}

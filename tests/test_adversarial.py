@@ -136,3 +136,105 @@ def test_a_conversation_without_a_gradient_stays_where_it_is():
     still = torch.zeros(2, 3, 4)
     assert adversarial.resized(still, MEMBERS, 1.0).abs().max() == 0
     assert adversarial.projected(still, MEMBERS, 1.0).abs().max() == 0
+
+
+def started(epsilon):
+    """The random start by hand: uniform within epsilon / sqrt(L d), for L of 3 and 2 tokens and d of 4."""
+    torch.manual_seed(0)
+    start = torch.empty(2, 3, 4).uniform_(-1, 1)
+    start[0] *= epsilon / 12**0.5
+    start[1] *= epsilon / 8**0.5
+    start[1, 2] = 0
+    return start
+
+
+def stepped(toy, at, length, epsilon):
+    """One step of this length up the loss for each conversation, then back into its ball."""
+    still = at.clone().requires_grad_()
+    (up,) = torch.autograd.grad(toy(still), still)
+    end = torch.zeros_like(at)
+    for number in (0, 1):
+        part = number == MEMBERS
+        moved = at[part] + length * up[part] / up[part].norm()
+        end[part] = moved * min(1.0, epsilon / float(moved.norm()))
+    return end
+
+
+@pytest.mark.parametrize("length", [0.02, 0.2, 2.0])
+@pytest.mark.parametrize("method", ["pgd", "freelb"])
+def test_each_step_of_the_climb_by_hand(monkeypatch, method, length):
+    toy = Toy()
+    shifts = seen(toy, monkeypatch)
+    loss, gradient = run(toy, method, epsilon=0.5, steps=4, step_size=length)
+    expected = [started(0.5)]
+    for _ in range(4):
+        expected.append(stepped(toy, expected[-1], length, 0.5))
+    # pgd learns at the end of its steps, freelb before each of them.
+    used = expected if method == "pgd" else expected[:-1]
+    assert len(shifts) == len(used)
+    for one, other in zip(shifts, used, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    objective = toy(used[-1]) if method == "pgd" else sum(toy(one) for one in used) / 4
+    assert float(loss) == pytest.approx(float(objective.detach()), rel=1e-5)
+    torch.testing.assert_close(gradient, gradient_of(toy, objective), rtol=1e-4, atol=1e-5)
+
+
+def test_the_noise_of_neftune_by_hand(monkeypatch):
+    toy = Toy()
+    shifts = seen(toy, monkeypatch)
+    loss, _ = run(toy, "neftune", epsilon=5.0)
+    torch.testing.assert_close(shifts[-1], started(5.0))
+    assert float(loss) == pytest.approx(float(toy(started(5.0)).detach()), rel=1e-5)
+
+
+def test_the_worst_direction_by_hand_and_no_weight_gets_a_gradient():
+    toy = Toy()
+    found = adversarial.worst(toy, toy.embeddings, MEMBERS, 0.3)
+    still = torch.zeros(2, 3, 4, requires_grad=True)
+    (up,) = torch.autograd.grad(toy(still), still)
+    for number in (0, 1):
+        part = number == MEMBERS
+        torch.testing.assert_close(found[part], 0.3 * up[part] / up[part].norm())
+    assert float(found[1, 2].abs().max()) == 0 and toy.w.grad is None
+
+
+def test_only_what_is_outside_the_ball_is_brought_to_its_surface():
+    shift = torch.zeros(2, 3, 4)
+    # Norms of 5 (a triangle of 3 and 4) and of 2, over several positions.
+    shift[0, 0, 0], shift[0, 2, 1], shift[1, 1, 3] = 3.0, -4.0, 2.0
+    assert adversarial.norms(shift, MEMBERS).tolist() == [5.0, 2.0]
+    found = adversarial.projected(shift, MEMBERS, 2.5)
+    assert (found[0, 0, 0], found[0, 2, 1], found[1, 1, 3]) == (1.5, -2.0, 2.0)
+    grown = adversarial.resized(shift, MEMBERS, 10.0)
+    assert (grown[0, 0, 0], grown[0, 2, 1], grown[1, 1, 3]) == (6.0, -8.0, 10.0)
+
+
+def test_what_padding_gets_is_left_out_of_the_norm_and_taken_away():
+    shift = torch.ones(2, 3, 4)
+    # 3 and 2 positions of four ones each.
+    assert adversarial.norms(shift, MEMBERS).tolist() == pytest.approx([12**0.5, 8**0.5])
+    assert float(adversarial.resized(shift, MEMBERS, 1.0)[1, 2].abs().max()) == 0
+
+
+def test_norms_are_taken_in_float32():
+    # 1 + 2 ** -10 is 1 in bf16's eight bits: what is summed there is lost.
+    shift = torch.full((1, 1000, 4), 2.0**-5, dtype=torch.bfloat16)
+    found = adversarial.norms(shift, torch.zeros(1, 1000, dtype=torch.long))
+    assert found.dtype == torch.float32 and found.tolist() == pytest.approx([(4000 * 2.0**-10) ** 0.5])
+
+
+def test_the_embeddings_keep_their_number_format_and_are_themselves_again_afterwards():
+    embeddings = torch.nn.Embedding(10, 4).to(torch.bfloat16)
+    ids = torch.tensor([[1, 2]])
+    before = embeddings(ids)
+    with pytest.raises(ZeroDivisionError), adversarial.disturbed(embeddings, torch.full((1, 2, 4), 0.5)):
+        assert embeddings(ids).dtype == torch.bfloat16
+        torch.testing.assert_close(embeddings(ids), before + 0.5)
+        raise ZeroDivisionError
+    assert torch.equal(embeddings(ids), before)
+
+
+def test_fgm_goes_back_for_the_gradient_of_the_clean_loss_once():
+    toy, seen = Toy(), []
+    adversarial.backward(knobs("fgm"), toy, toy.embeddings, MEMBERS, lambda one: (seen.append(one), one.backward()))
+    assert len(seen) == 2 and float(seen[1].detach()) > float(seen[0].detach())

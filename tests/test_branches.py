@@ -1,4 +1,5 @@
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,3 +84,72 @@ def test_only_plain_attention_is_supported(kind, changes, expected):
     import transformers
 
     assert branches.supported(getattr(transformers, kind)(**changes)) is expected
+
+
+@pytest.mark.parametrize(
+    "kind, layers, expected",
+    [
+        ("llama", None, True),
+        ("qwen2", ["full_attention"] * 2, True),
+        ("qwen3", ["full_attention"], True),
+        ("qwen3", ["full_attention", "sliding_attention"], False),
+        ("qwen2", ["sliding_attention"], False),
+        ("mistral", None, False),
+        ("gemma2", ["full_attention"], False),
+    ],
+)
+def test_an_architecture_is_supported_where_all_layers_see_everything_before_them(kind, layers, expected):
+    assert branches.supported(SimpleNamespace(model_type=kind, layer_types=layers)) is expected
+    if layers is None:
+        assert branches.supported(SimpleNamespace(model_type=kind)) is expected
+
+
+def test_a_common_beginning_ends_where_something_is_learned_or_differs_or_a_conversation_ends():
+    ignored = [IGNORED] * 4
+    learned = [IGNORED, IGNORED, 3, 4]
+    for batch, prefix in [
+        ([Example([1, 2, 3, 4], ignored), Example([1, 2, 3, 5], ignored)], 3),
+        ([Example([1, 2, 3, 4], learned), Example([1, 2, 3, 4], learned)], 2),
+        # What one of them learns is its own.
+        ([Example([1, 2, 3, 4], ignored), Example([1, 2, 3, 4], learned)], 2),
+        ([Example([1, 2], ignored[:2]), Example([1, 2, 3, 4], ignored)], 2),
+        ([Example([1, 2, 3, 4], ignored), Example([9, 2, 3, 4], ignored)], 0),
+    ]:
+        tree = branches.plant(batch)
+        assert tree["branch"].tolist().count(0) == prefix
+        expected = prefix + sum(len(one.input_ids) - prefix for one in batch)
+        assert branches.size(batch) == tree["input_ids"].numel() == expected
+
+
+def test_a_first_token_is_never_learned():
+    tree = branches.plant([Example([5, 6], [5, 6]), Example([7, 8], [7, 8])])
+    # The second conversation's first token has the first one's last before it, which must not predict it.
+    assert tree["predicting"].tolist() == [0, 2] and tree["targets"].tolist() == [6, 8]
+
+
+def test_what_each_token_sees():
+    # A prefix of two, then branches of one and two.
+    mask = branches._mask(torch.tensor([0, 0, 1, 2, 2]), torch.float32)
+    assert mask.shape == (1, 1, 5, 5) and mask.dtype == torch.float32
+    assert (mask[0, 0] == 0).int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 0, 1, 0],
+        [1, 1, 0, 1, 1],
+    ]
+    assert set(mask.unique().tolist()) == {0.0, torch.finfo(torch.float32).min}
+
+
+def test_an_adapter_is_seen_through():
+    """The body under peft's wrapper is the one whose hidden states count, adapters and all."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    plain = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", vocab_size=200, **sizes))
+    adapted = get_peft_model(plain, LoraConfig(target_modules=["q_proj", "up_proj"], init_lora_weights=False))
+    batch = batch_of(shared=4, count=3)
+    expected = torch.cat([alone(adapted, one) for one in batch])
+    torch.testing.assert_close(branches.losses(adapted, branches.plant(batch)), expected, rtol=1e-4, atol=1e-4)

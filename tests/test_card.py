@@ -81,3 +81,47 @@ def test_a_base_of_the_hub_is_linked_and_equal_runs_write_equal_bytes(splits, tm
     one, two = cards
     head = metadata_load(tmp_path / "README.md")
     assert one == two and head["base_model"] == "owner/base-model" and head["library_name"] == library
+
+
+def test_every_line_of_the_card_by_hand(splits, tmp_path):
+    set_params(
+        unsloth__model="owner/base-model", unsloth__revision="0" * 40, epochs=2.5, seed=1234, lora__r=6, layers__lr={}
+    )
+    metrics = {"best_epoch": 1.5, "validation_loss": 0.4321}
+    results = {"loss": {"value": 0.5}, "chrf": {"value": 40.0}}
+    card.write(tmp_path, load(), metrics, {"train": 16, "validation": 4}, adapter=True, results=results)
+    text = (tmp_path / "README.md").read_text()
+    assert (
+        "Fine-tuned from `owner/base-model` (revision `0000000000000000000000000000000000000000`) on 16 conversations"
+        " with `method: lora`" in text
+    )
+    words = " ".join(text.split())
+    assert (
+        "Of 2.5 epochs the one with the best loss on 4 validation conversations was kept: epoch 1.5, 0.4321 nats"
+        in words
+    )
+    lines = text.splitlines()
+    knobs = [line.split("`")[1] for line in lines if line.startswith("| `")]
+    # In the order of params.yaml; what does not decide the training is not there.
+    assert knobs[:4] == ["seed", "lr", "epochs", "early_stopping_patience"] and knobs[-2:] == ["train", "validation"]
+    assert {"lora.r", "adversarial.method", "weight_decay", "optim"} < set(knobs)
+    assert not {"backend", "evaluate.resamples", "split.test", "checkpoint.every"} & set(knobs)
+    assert "| `seed` | `1234` |" in lines and "| `lora.r` | `6` |" in lines
+    for name, count in (("train", 16), ("validation", 4)):
+        assert f"| `{name}` | {count} | `{files.sha256(SPLITS[name])}` |" in lines
+    head = metadata_load(tmp_path / "README.md")
+    assert head["tags"] == ["fine-tuned", "chat", "unsloth", "lora"] and head["pipeline_tag"] == "text-generation"
+    (index,) = head["model-index"]
+    assert index["name"] == "owner/base-model, fine-tuned"
+    (result,) = index["results"]
+    assert [(one["type"], one["value"]) for one in result["metrics"]] == [("loss", 0.5), ("chrf", 40.0)]
+    assert result["task"]["type"] == "text-generation" and result["dataset"]["type"] == "held-out-conversations"
+
+
+def test_a_whole_model_is_no_adapter_and_without_results_there_are_none(splits, tmp_path):
+    set_params(unsloth__model="owner/base-model", unsloth__revision="0" * 40, method="full")
+    write(tmp_path, adapter=False)
+    head = metadata_load(tmp_path / "README.md")
+    assert head["tags"] == ["fine-tuned", "chat", "unsloth"] and "model-index" not in head
+    text = (tmp_path / "README.md").read_text()
+    assert "`method: full`" in text and "make doctor" not in text and "peft" not in text

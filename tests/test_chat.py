@@ -1,3 +1,6 @@
+import json
+import sys
+
 import pytest
 
 from stages.backends.unsloth.chat import IGNORED, Chat
@@ -105,3 +108,70 @@ def test_what_the_template_refuses_concerns_one_conversation_alone(base):
     assert first == last == len(chat.example(TALK).input_ids)
     assert "has no place for tool calls" in calls and order.endswith("refuses the conversation: the user begins")
     assert "refuses the conversation" in tools
+
+
+def test_how_much_a_model_can_read_comes_from_its_configuration(base, tmp_path):
+    assert Chat.load().context == 2048
+    for config, expected in [({"max_position_embeddings": 77}, 77), ({}, sys.maxsize)]:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert Chat(None, tmp_path).context == expected
+
+
+def test_lengths_are_in_tokens_without_special_ones(base):
+    chat = Chat.load()
+    # One token a byte; the end token is one.
+    assert chat.lengths(["ab", "", "a<|im_end|>"]) == [2, 0, 2] and chat.lengths([]) == []
+    assert chat.counts([Conversation(()), TALK]) == [0, len(chat.example(TALK).input_ids)]
+
+
+def test_special_tokens_are_those_with_a_meaning_of_their_own(base):
+    chat = Chat.load()
+    chat.tokenizer.add_tokens(["plain"])
+    assert chat.special_tokens == ["<pad>", "<|im_end|>", "<|im_start|>"]
+
+
+def test_a_conversation_is_rendered_up_to_a_message(base):
+    chat = Chat.load()
+    first = "<|im_start|>system\nBe kind.<|im_end|>\n"
+    assert chat.render(TALK, 1) == first
+    assert chat.render(TALK, 1, answer_next=True) == first + "<|im_start|>assistant\n"
+    assert chat.render(TALK, -3) == chat.render(TALK, 2) == first + "<|im_start|>user\nPool?<|im_end|>\n"
+
+
+def test_a_template_sees_what_a_message_says_and_nothing_that_is_not_said(base):
+    chat = Chat.load()
+    chat.tokenizer.chat_template = "{% for m in messages %}{{ m | tojson }};{% endfor %}{{ tools | tojson }}"
+    text = chat.render(WITH_TOOLS)
+    *turns, tools = text.split(";")
+    assert [json.loads(turn) for turn in turns] == [
+        {"role": "user", "content": "A room on Monday?"},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "2", "tool_call_id": "1"},
+        {"role": "assistant", "content": "Two are free."},
+    ]
+    assert json.loads(tools) == WITH_TOOLS.tools
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda tokenizer: setattr(tokenizer, "chat_template", None), "has no chat template; choose a chat"),
+        (lambda tokenizer: setattr(tokenizer, "eos_token", None), "has no end token; its answers could never end"),
+    ],
+)
+def test_a_tokenizer_without_template_or_end_token_is_refused(base, tmp_path, spoil, message):
+    tokenizer = Chat.load().tokenizer
+    spoil(tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=message):
+        Chat.load(tmp_path)
+
+
+def test_labels_are_the_tokens_of_the_answer_by_hand(base):
+    chat = Chat.load()
+    talk = Conversation((Message("user", "a"), Message("assistant", "bc")))
+    example = chat.example(talk)
+    # The template writes "assistant", a line break, the two letters, the end token and a line break.
+    ids = chat.tokenizer.convert_tokens_to_ids(["b", "c", "<|im_end|>"])
+    assert example.labels[-4:] == [*ids, IGNORED] and example.input_ids[-4:-1] == ids
+    assert set(example.labels[:-4]) == {IGNORED}

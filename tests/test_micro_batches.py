@@ -99,3 +99,83 @@ def test_members_name_each_position_of_both_kinds():
     packed, padded = (MicroBatches(kind, False, 0, 100).of(batch)[0] for kind in (True, False))
     assert micro_batches.members(packed).tolist() == [[0, 0, 1, 1, 1]]
     assert micro_batches.members(padded).tolist() == [[0, 0, -1], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    "packed, budget, expected",
+    [
+        # In one sequence, 10 + 30 tokens fit 40 exactly, and one more conversation does not.
+        (True, 40, [2, 1]),
+        (True, 39, [1, 2]),
+        # Padded, two of them take 2 x 30.
+        (False, 59, [1, 1, 1]),
+        (False, 60, [2, 1]),
+        (False, 90, [3]),
+    ],
+)
+def test_a_micro_batch_may_have_exactly_as_many_tokens_as_the_budget(packed, budget, expected):
+    cuts = MicroBatches(packed, False, pad=0, budget=budget)._cuts([conversation(n) for n in (10, 30, 8)])
+    assert [len(cut) for cut in cuts] == expected
+
+
+def test_a_shared_beginning_counts_once_in_the_budget():
+    # 20 tokens in common, and 5 of each.
+    batch = [Example([3] * 20 + [n] * 5, [IGNORED] * 20 + [n] * 5) for n in (7, 8, 9)]
+    assert len(MicroBatches(True, True, pad=0, budget=35)._cuts(batch)) == 1
+    assert len(MicroBatches(True, False, pad=0, budget=35)._cuts(batch)) == 3
+
+
+@pytest.mark.parametrize(
+    "budget, expected",
+    [
+        # From the size of the batch, 4 x 10, down to a half.
+        (10_000, 20),
+        # Two micro-batches already: a half of 25 leaves one conversation in each.
+        (25, 12),
+        # Three and one; a half of 39 leaves one in each.
+        (39, 19),
+    ],
+)
+def test_the_budget_is_halved_until_the_batch_is_cut_further(budget, expected):
+    batches = MicroBatches(False, share=False, pad=0, budget=budget)
+    batches.shrink([conversation(10)] * 4)
+    assert batches.budget == expected
+
+
+def test_the_longest_conversation_is_named_where_nothing_can_be_cut():
+    with pytest.raises(UserError, match="one conversation of up to 30 tokens at a time; set gradient_checkpointing"):
+        MicroBatches(False, False, pad=0, budget=1).shrink([conversation(10), conversation(30), conversation(20)])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_micro_batch_without_anything_to_learn_is_left_out(packed):
+    silent = Example([5, 6, 7], [IGNORED] * 3)
+    # A first token has nothing before it that could predict it.
+    first = Example([5, 6], [5, IGNORED])
+    batch = [silent, conversation(3), first]
+    cuts = MicroBatches(packed, False, pad=0, budget=3).of(batch)
+    assert [micro_batches.learned(micro) for micro in cuts] == [2]
+    assert MicroBatches(packed, False, pad=0, budget=3).of([silent, first]) == []
+
+
+def test_padding_is_on_the_right_with_the_pad_token_and_is_not_attended_to():
+    micro = micro_batches.padded([Example([5, 6, 7], [IGNORED, 6, 7]), Example([8], [IGNORED])], pad=4)
+    assert micro["input_ids"].tolist() == [[5, 6, 7], [8, 4, 4]]
+    assert micro["labels"].tolist() == [[IGNORED, 6, 7], [IGNORED] * 3]
+    assert micro["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_losses_are_in_float32_whatever_the_model_computes_in(small_base, packed):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.bfloat16).eval()
+    (micro,) = MicroBatches(packed, False, pad=0, budget=100).of([conversation(5)])
+    with torch.no_grad():
+        found = micro_batches.losses(model, micro)
+        logits = model(input_ids=torch.tensor([[5] * 5])).logits[0, :-1].float()
+    assert found.dtype == torch.float32
+    # Sums in bf16 would be wrong in the third digit.
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([5] * 4), reduction="none")
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
+    assert found.sum() != found.bfloat16().sum()

@@ -136,7 +136,8 @@ def _adapted(model: Any, knobs: Params) -> Any:
 
 def _refuse_unknown_modules(names: Sequence[str], modules: Iterable[str]) -> None:
     """peft passes over a name that it does not find, if only it finds another."""
-    known = list(modules)
+    # The model itself has an empty name.
+    known = [name for name in modules if name]
     last = sorted({name.rpartition(".")[2] for name in known if not name.rpartition(".")[2].isdigit()})
     for name in names:
         if not any(f".{module}".endswith(f".{name}") for module in known):
