@@ -364,8 +364,8 @@ _Loader.add_implicit_resolver(
 
 def _fault(fault: Any) -> str:
     """One line for one of pydantic's errors: key, value, what is allowed."""
-    place = [str(part) for part in fault["loc"]]
     # Where a key may be of several kinds, pydantic adds the kind that it tried.
+    place = [str(part) for part in fault["loc"] if not _LIST_TRIED.fullmatch(str(part))]
     if fault["type"] != "extra_forbidden" and place and _KIND_TRIED.fullmatch(place[-1]):
         place.pop()
     key = ".".join(place)
@@ -394,7 +394,9 @@ def _schema_at(place: list[str]) -> dict[str, Any]:
     whole = Params.model_json_schema()
     schema: dict[str, Any] = whole
     for part in place:
-        if part.isdigit():
+        # Of several kinds only a list holds something.
+        schema = next((option for option in schema.get("anyOf", []) if "items" in option), schema)
+        if "items" in schema:
             schema = schema["items"]
         elif part in schema.get("properties", {}):
             schema = schema["properties"][part]
@@ -407,6 +409,7 @@ def _schema_at(place: list[str]) -> dict[str, Any]:
     return schema
 
 
+_LIST_TRIED = re.compile(r"list\[.*\]")
 _KIND_TRIED = re.compile(r"constrained-\w+|literal\[.*\]|int|float|str")
 _KINDS = {
     "boolean": "true or false",
