@@ -6,6 +6,7 @@
 import difflib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -389,10 +390,15 @@ def _field_names(place: list[str]) -> list[str]:
     return sorted(_schema_at(place).get("properties", {}))
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    return Params.model_json_schema()
+
+
 def _schema_at(place: list[str]) -> dict[str, Any]:
     """The JSON schema of the key at `place`, found by walking down from the top."""
-    whole = Params.model_json_schema()
-    schema: dict[str, Any] = whole
+    whole = _schema()
+    schema = whole
     for part in place:
         # Of several kinds only a list holds something.
         schema = next((option for option in schema.get("anyOf", []) if "items" in option), schema)
