@@ -75,7 +75,9 @@ def test_messages_with_and_without_header_and_bom(bom, header, first):
 )
 def test_a_record_that_is_no_conversation_says_why(cell, reason):
     ((row, conversation, error, snippet, _),) = read(as_csv([cell]))
-    assert (row, conversation) == (1, None) and reason in error and snippet.replace("‹", "").replace("›", "") in cell
+    assert (row, conversation) == (1, None) and reason in error
+    shown = snippet.replace("‹", "").replace("›", "")
+    assert shown and shown in cell
 
 
 def test_a_row_with_a_second_column_is_told():
