@@ -216,3 +216,21 @@ def test_a_spoken_answer_comes_in_pieces_and_whole(project, tuned, model):
 def test_likelihoods_of_given_texts_are_not_to_be_had(project):
     assert pair(Service()).likelihoods([TALK], True) is None
     assert pair(Service()).perturbed([TALK], True, 1.0) is None
+
+
+def test_after_a_failure_what_is_not_begun_is_not_asked_for(project):
+    fault = openai.APIConnectionError(request=httpx.Request("POST", URL))
+    service = Service()
+
+    def answer():
+        if len(service.requests) == 1:
+            raise fault
+        # The others take a moment, in which the failure is seen.
+        threading.Event().wait(0.002)
+        return completion()
+
+    service.answer = answer
+    talks = [Conversation((Message("user", f"Room {n}?"), Message("assistant", "Yes."))) for n in range(300)]
+    with pytest.raises(UserError):
+        pair(service, parallel=1).answers(talks, True, 64)
+    assert len(service.requests) < 300
