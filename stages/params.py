@@ -6,6 +6,7 @@
 import difflib
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -364,8 +365,8 @@ _Loader.add_implicit_resolver(
 
 def _fault(fault: Any) -> str:
     """One line for one of pydantic's errors: key, value, what is allowed."""
-    place = [str(part) for part in fault["loc"]]
     # Where a key may be of several kinds, pydantic adds the kind that it tried.
+    place = [str(part) for part in fault["loc"] if not _LIST_TRIED.fullmatch(str(part))]
     if fault["type"] != "extra_forbidden" and place and _KIND_TRIED.fullmatch(place[-1]):
         place.pop()
     key = ".".join(place)
@@ -389,12 +390,19 @@ def _field_names(place: list[str]) -> list[str]:
     return sorted(_schema_at(place).get("properties", {}))
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    return Params.model_json_schema()
+
+
 def _schema_at(place: list[str]) -> dict[str, Any]:
     """The JSON schema of the key at `place`, found by walking down from the top."""
-    whole = Params.model_json_schema()
-    schema: dict[str, Any] = whole
+    whole = _schema()
+    schema = whole
     for part in place:
-        if part.isdigit():
+        # Of several kinds only a list holds something.
+        schema = next((option for option in schema.get("anyOf", []) if "items" in option), schema)
+        if "items" in schema:
             schema = schema["items"]
         elif part in schema.get("properties", {}):
             schema = schema["properties"][part]
@@ -407,6 +415,7 @@ def _schema_at(place: list[str]) -> dict[str, Any]:
     return schema
 
 
+_LIST_TRIED = re.compile(r"list\[.*\]")
 _KIND_TRIED = re.compile(r"constrained-\w+|literal\[.*\]|int|float|str")
 _KINDS = {
     "boolean": "true or false",

@@ -173,11 +173,11 @@ class _Recoded(io.RawIOBase):
 
 
 def _not_in(encoding: str, head: bytes, error: UnicodeError, place: str = "") -> UserError:
-    reason, sample = str(error), head
+    reason, sample, name = str(error), head, encoding.removesuffix("-sig")
     if isinstance(error, UnicodeDecodeError):
         reason, sample = error.reason, head + error.object[max(0, error.start - 1000) : error.start + 1000]
     return UserError(
-        f"the source is not {encoding}: {reason}{place}; it looks like {encodings.guess(sample)}: mend"
+        f"the source is not {name}: {reason}{place}; it looks like {encodings.guess(sample)}: mend"
         " data.sources.*.encoding, or save it as UTF-8"
     )
 

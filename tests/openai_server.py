@@ -297,8 +297,10 @@ class OpenAIServer:
         self.retired = retired or {}
         self.job_outcome = "succeeded"
         self.permissions = {"create_jobs"}
-        # How many more lists of jobs lack what was created, and whether answers tell their tokens.
+        # How many more lists of jobs lack what was created, whether they heed the metadata that is asked for (not every
+        # compatible service does), and whether answers tell their tokens.
         self.lists_that_lag = 0
+        self.filters_metadata = True
         self.counts_tokens = True
         self.models = dict.fromkeys(BASE_MODELS, CREATED)
         self.key = "sk-test-" + hashlib.sha256(b"a key for tests").hexdigest()[:32]
@@ -661,7 +663,7 @@ class OpenAIServer:
     def _list_jobs(self, request: Request) -> Json:
         jobs = [] if self.lists_that_lag > 0 else list(reversed(self.jobs.values()))
         self.lists_that_lag -= 1
-        if "metadata" in request.query:
+        if "metadata" in request.query and self.filters_metadata:
             wanted = request.query["metadata"]
             if wanted is None:
                 jobs = [job for job in jobs if job["metadata"] is None]

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 from openai.types.fine_tuning import FineTuningJob
+from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from stages.command import UserError, notice
 
@@ -80,8 +81,7 @@ def model(client: openai.OpenAI, job: FineTuningJob, which: int | str) -> tuple[
             raise UserError(f"job {job.id} succeeded, but names no model; ask the service for it")
         return job.fine_tuned_model, None
     checkpoints = {one.step_number: one for one in client.fine_tuning.jobs.checkpoints.list(job.id)}
-    losses = {step: one.metrics.full_valid_loss or one.metrics.valid_loss for step, one in checkpoints.items()}
-    measured = {step: loss for step, loss in losses.items() if loss is not None}
+    measured = {step: loss for step, one in checkpoints.items() if (loss := _validation_loss(one)) is not None}
     if which == "best" and not measured:
         raise UserError(f"job {job.id} has no checkpoint with a validation loss; set openai.checkpoint to last")
     step = min(measured, key=lambda one: measured[one]) if which == "best" else int(which)
@@ -89,3 +89,9 @@ def model(client: openai.OpenAI, job: FineTuningJob, which: int | str) -> tuple[
         steps = ", ".join(map(str, sorted(checkpoints))) or "none"
         raise UserError(f"openai.checkpoint: job {job.id} has none at step {step}; there are: {steps}")
     return checkpoints[step].fine_tuned_model_checkpoint, step
+
+
+def _validation_loss(checkpoint: FineTuningJobCheckpoint) -> float | None:
+    """Over the whole validation split where that was measured, else over a batch."""
+    whole = checkpoint.metrics.full_valid_loss
+    return checkpoint.metrics.valid_loss if whole is None else whole
