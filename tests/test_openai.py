@@ -80,6 +80,7 @@ def hosted(project, server, monkeypatch):
     monkeypatch.setattr(jobs, "_SETTLE_SECONDS", 0.1)
     monkeypatch.setattr(client, "_RETRIES", 1)
     monkeypatch.setattr(client, "_SECONDS", 1.0)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     set_params(backend="openai", openai__poll_seconds=0.01, evaluate__resamples=100, batch_size=4)
     write_splits(
         train=[talk(n) for n in range(12)],
@@ -202,7 +203,9 @@ AGAIN_AND_AGAIN = [(step, fault, 3) for step in ("upload", "create", "poll") for
 
 
 @pytest.mark.parametrize("step, fault, times", [*ONCE, *AGAIN_AND_AGAIN])
-def test_whatever_fails_there_is_one_job_and_the_run_completes(hosted, step, fault, times):
+def test_whatever_fails_there_is_one_job_and_the_run_completes(hosted, monkeypatch, step, fault, times):
+    if "hang" in fault:
+        monkeypatch.setattr(client, "_SECONDS", 0.3)
     given = {"when": "before", **FAULTS[fault]}
     hosted.fail(*STEPS[step], given.pop("how"), given.pop("when"), times, **given)
     if step == "checkpoints":
