@@ -15,10 +15,10 @@ run: setup  ## Set up, then run the pipeline: data to fine-tuned, measured model
 	$(BIN)/dvc repro
 
 test: setup  ## Set up, then run the fast tests, two at a time
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup -m "not slow"
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not slow"
 
 test-all: setup  ## Set up, then run all tests, also those from end to end, which take minutes each
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ONLY)
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ONLY)
 
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .

@@ -27,14 +27,6 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Give one worker all that runs the finetune stage, and else a file's tests to the same: nothing starts twice."""
-    for item in items:
-        if not item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("lab" if "lab" in item.fixturenames else item.path.name))
-
-
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """An empty project folder that holds the shipped params.yaml and is the current folder."""
