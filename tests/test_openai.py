@@ -322,7 +322,9 @@ def test_a_list_that_lags_is_not_believed_after_a_lost_answer(hosted, monkeypatc
         finetune.main()
     monkeypatch.setattr(jobs, "_SETTLE_SECONDS", 60.0)
     finetune.main()
-    assert len(hosted.jobs) == 1 and "looking for it for another 60 s before one is created" in capsys.readouterr().out
+    # Of the 60 seconds some are over on a busy machine.
+    said = re.search(r"looking for it for another (5\d|60) s before one is created", capsys.readouterr().out)
+    assert len(hosted.jobs) == 1 and said
 
 
 def test_a_job_that_was_never_created_is_asked_for_again_when_the_lists_must_have_it(hosted):
