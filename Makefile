@@ -6,16 +6,19 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint review check doctor chat setup clean
+.PHONY: help run test test-all lint review check doctor chat setup clean
 
 help:  ## Show this list
-	@awk -F ':.*## *' '/^[a-z]+:.*##/ { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## *' '/^[a-z-]+:.*##/ { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup  ## Set up, then run the pipeline: data to fine-tuned, measured model
 	$(BIN)/dvc repro
 
-test: setup  ## Set up, then run all tests, two at a time
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+test: setup  ## Set up, then run the fast tests, two at a time
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not slow"
+
+test-all: setup  ## Set up, then run all tests, also those from end to end, which take minutes each
+	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ONLY)
 
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .

@@ -131,12 +131,15 @@ def gate(base):
 
 
 @pytest.fixture(scope="session")
-def lab():
+def lab(tmp_path_factory):
     """A process that runs the finetune stage again and again (see tests/lab.py)."""
     command = [sys.executable, "-m", "tests.lab"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    # With one thread: a process that has started more cannot be forked.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment.pop("DVC_ROOT", None)
+    folder = tmp_path_factory.mktemp("lab")
     with subprocess.Popen(
-        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command, env=environment, cwd=folder, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         yield process
         process.stdin.close()
@@ -145,11 +148,11 @@ def lab():
 @pytest.fixture
 def observed(splits, lab):
     """A function that runs the finetune stage with some parameters changed; returns its error or None, and what the
-    probe (see tests/probes.py) found."""
+    probe (see tests/probes.py), which may be given something, found."""
 
-    def run(probe, **knobs):
+    def run(probe, *given, **knobs):
         set_params(**knobs)
-        print(json.dumps([str(Path.cwd()), probe]), file=lab.stdin, flush=True)
+        print(json.dumps([str(Path.cwd()), probe, given]), file=lab.stdin, flush=True)
         answer = lab.stdout.readline()
         assert answer, "the stage's process died"
         return json.loads(answer)

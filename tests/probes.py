@@ -1,7 +1,12 @@
-"""What the tests observe while the finetune stage runs in tests/lab.py: each yields a dict that is filled meanwhile."""
+"""What the tests observe while the finetune stage runs in tests/lab.py, and what they do to it: each yields a dict that
+is filled meanwhile."""
 
 import collections
-from contextlib import ExitStack, contextmanager
+import io
+import os
+import pkgutil
+import resource
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -83,6 +88,34 @@ def first_update():
     for hook in hooks:
         hook.remove()
     torch.save(seen, "update.pt")
+
+
+@contextmanager
+def kill(place, times):
+    """The process kills itself (kill -9) the Nth time that it gets to a place, as stages.training.checkpoints.seal."""
+    path, _, name = place.rpartition(".")
+    owner = pkgutil.resolve_name(path)
+    real = getattr(owner, name)
+
+    def deadly(*given, **named):
+        nonlocal times
+        times -= 1
+        if not times:
+            os.kill(os.getpid(), 9)
+        return real(*given, **named)
+
+    with mock.patch.object(owner, name, deadly):
+        yield {}
+
+
+@contextmanager
+def small_disk(limit):
+    """No file can grow beyond `limit` bytes, and what the stage prints."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    found, output = {}, io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        yield found
+    found["output"] = output.getvalue()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Talking to models through the command, on either backend."""
 
+import io
 import os
 import pty
 import shutil
@@ -7,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from stages import chat, conversations, files, params
+from stages import chat, command, conversations, files, params
 from stages.backends.unsloth.chat import Chat
 from stages.conversations import Conversation, Message
 from stages.paths import BASE, SPLITS, TUNED
@@ -22,9 +25,37 @@ from .openai_server import OpenAIServer
 COMMAND = [sys.executable, "-m", "stages.chat"]
 
 
-def ask(*options, questions="Room 3?\n\nRoom 4?\n"):
+QUESTIONS = "Room 3?\n\nRoom 4?\n"
+
+
+def ask_a_process(*options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([*COMMAND, *options], input=questions, env=environment, capture_output=True, text=True)
+    return subprocess.run([*COMMAND, *options], input=QUESTIONS, env=environment, capture_output=True, text=True)
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def ask(monkeypatch, capsys):
+    """A function that runs the command within this process, and returns what a process of its own would leave."""
+
+    def run(*options, questions=QUESTIONS):
+        monkeypatch.setattr(sys, "argv", ["chat", *options])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(questions.encode())))
+        status = 0
+        with warnings.catch_warnings():
+            try:
+                command.run(chat.main)
+            except SystemExit as end:
+                status = end.code
+        return Done(status, *capsys.readouterr())
+
+    return run
 
 
 def answers(output, model):
@@ -33,7 +64,7 @@ def answers(output, model):
 
 def test_a_local_model_and_its_base_answer_as_plain_generation_does(train):
     assert train(epochs=2, lr=0.02, method="full") is None
-    done = ask("--base", "--max-new-tokens", "12")
+    done = ask_a_process("--base", "--max-new-tokens", "12")
     assert done.returncode == 0 and done.stderr == ""
     import torch
     from transformers import AutoModelForCausalLM
@@ -70,7 +101,7 @@ def service(project, monkeypatch):
         assert server.violations == []
 
 
-def test_a_hosted_model_and_its_base_answer_as_a_stream(service):
+def test_a_hosted_model_and_its_base_answer_as_a_stream(service, ask):
     done = ask("--base")
     assert done.returncode == 0, done.stderr
     assert answers(done.stdout, "tuned")[0] == "Up the stairs."
@@ -81,31 +112,31 @@ def test_a_hosted_model_and_its_base_answer_as_a_stream(service):
     assert sent[3]["messages"][2] == {"role": "assistant", "content": "Up the stairs."}
 
 
-def test_another_system_prompt_and_none(service):
+def test_another_system_prompt_and_none(service, ask):
     assert ask("--system", "Be brief.", questions="Hi?\n").returncode == 0
     assert ask("--system", "", questions="Hi?\n").returncode == 0
     first, second = service.chats
     assert first["messages"][0]["content"] == "Be brief." and second["messages"][0]["role"] == "user"
 
 
-def test_what_is_wrong_is_one_line(project):
+def test_what_is_wrong_is_one_line(project, ask):
     done = ask()
     assert done.returncode == 1 and done.stderr.startswith("error: models/tuned is missing; `dvc repro` makes it")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "some"])
-def test_a_length_that_is_none_is_one_line(project, number):
+def test_a_length_that_is_none_is_one_line(project, ask, number):
     done = ask(f"--max-new-tokens={number}")
     expected = f"argument --max-new-tokens: '{number}' is not allowed; expected a whole number from 1"
     assert done.returncode == 2 and done.stdout == "" and done.stderr.splitlines()[-1].endswith(expected)
 
 
-def test_a_base_that_is_missing_is_named(service):
+def test_a_base_that_is_missing_is_named(service, ask):
     shutil.rmtree(BASE)
     assert one_line(ask()).startswith("error: models/base is missing; `dvc repro` makes it, and `dvc pull` brings it")
 
 
-def test_a_model_of_the_other_backend_is_named(service, project):
+def test_a_model_of_the_other_backend_is_named(service, ask):
     set_params(backend="unsloth")
     assert one_line(ask()).startswith("error: models/tuned/adapter_config.json is missing: models/tuned holds no local")
     files.write_json(TUNED / "adapter_config.json", {})
@@ -132,7 +163,7 @@ def test_questions_in_another_encoding_are_named(service):
     assert [body["messages"][-1]["content"] for body in service.chats] == ["Zimmer für 3?"]
 
 
-def test_a_service_that_fails_is_one_line(service):
+def test_a_service_that_fails_is_one_line(service, ask):
     service.fail("POST", "/chat/completions", "status", status=401, message="no")
     done = ask()
     assert done.returncode == 1 and "the key in OPENAI_API_KEY is not accepted" in done.stderr

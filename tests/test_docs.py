@@ -27,7 +27,7 @@ BLOCK = re.compile(r"^```(bash|yaml|console)\n(.*?)^```$", re.MULTILINE | re.DOT
 # Commands that cannot run here, and what stands in for each.
 STAND_INS = {
     "make run     # sets up, then runs the pipeline on the sample data with a small model: no GPU, no account": "",
-    "make test    # sets up, then runs the tests": "",
+    "make test    # sets up, then runs the fast tests; `make test-all` runs those from end to end as well": "",
     "export OPENAI_API_KEY=...": "",
     "make setup": f"ln -s {sys.prefix} .venv",
 }

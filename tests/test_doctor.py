@@ -22,28 +22,43 @@ NOWHERE = "http://127.0.0.1:9/v1"
 
 
 @pytest.fixture
-def examine(project, monkeypatch):
-    """A function that runs the doctor in the project, and returns its lines by name and the exit status."""
+def examine(project, monkeypatch, capsys):
+    """A function that runs the doctor in the project, and returns its lines by name and the exit status.
+
+    In a process of its own where this is asked for; else within this one, which has imported what the doctor imports.
+    """
     for path in [*ROOT.glob("constraints*.txt"), *ROOT.glob("requirements*.txt")]:
         Path(path.name).write_bytes(path.read_bytes())
     Path("data").mkdir()
     Path("data/sample.csv").write_bytes(b"0" * 123_456)
     monkeypatch.setenv("OPENAI_BASE_URL", NOWHERE)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(doctor.gflops, "__defaults__", (0.01,))
 
-    def run(*flags, python=sys.executable):
-        command = [python, *flags, "-m", "stages.doctor"]
+    def within():
+        status = 0
+        try:
+            doctor.main()
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    def process(command):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        lines = {line.split()[1]: line for line in done.stdout.splitlines()}
-        assert list(lines) == NAMES and done.stderr == ""
-        return lines, done.returncode
+        return done.returncode, done.stdout, done.stderr
+
+    def run(*command):
+        status, out, error = process([*command, "-m", "stages.doctor"]) if command else within()
+        lines = {line.split()[1]: line for line in out.splitlines()}
+        assert list(lines) == NAMES and error == ""
+        return lines, status
 
     return run
 
 
 def test_a_machine_that_has_all_that_the_default_run_needs(examine):
-    lines, status = examine()
+    lines, status = examine(sys.executable)
     assert status == 0 and not any(line.startswith("!!") for line in lines.values())
     assert "as pinned" in lines["packages"] and "123 kB" in lines["data"]
     assert re.search(r"about \d+ minute|not timed on a GPU", lines["time"])
@@ -52,7 +67,7 @@ def test_a_machine_that_has_all_that_the_default_run_needs(examine):
 
 
 def test_a_bare_python_is_told_to_set_up(examine):
-    lines, status = examine("-S")
+    lines, status = examine(sys.executable, "-S")
     assert status == 1 and lines["python"].startswith("ok") and lines["disk"].startswith("ok")
     assert all(lines[name].endswith("make setup") for name in ("packages", "device", "model", "data", "time"))
 
@@ -161,7 +176,7 @@ def test_an_older_python_is_told_which_one_is_needed(examine):
     # Where none is installed, this one still tells what an older one could not read.
     ast.parse(Path(doctor.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
     for python in sorted(Path.home().glob(".pyenv/versions/3.[89].*/bin/python")):
-        lines, status = examine("-S", python=python)
+        lines, status = examine(python, "-S")
         assert status == 1 and lines["python"].startswith("!! python")
         assert "3.11 or newer is needed; make setup PYTHON=" in lines["python"]
         assert all(lines[name].endswith("; make setup") for name in ("packages", "device", "model", "data", "time"))

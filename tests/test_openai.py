@@ -80,6 +80,7 @@ def hosted(project, server, monkeypatch):
     monkeypatch.setattr(jobs, "_SETTLE_SECONDS", 0.1)
     monkeypatch.setattr(client, "_RETRIES", 1)
     monkeypatch.setattr(client, "_SECONDS", 1.0)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
     set_params(backend="openai", openai__poll_seconds=0.01, evaluate__resamples=100, batch_size=4)
     write_splits(
         train=[talk(n) for n in range(12)],
@@ -202,7 +203,9 @@ AGAIN_AND_AGAIN = [(step, fault, 3) for step in ("upload", "create", "poll") for
 
 
 @pytest.mark.parametrize("step, fault, times", [*ONCE, *AGAIN_AND_AGAIN])
-def test_whatever_fails_there_is_one_job_and_the_run_completes(hosted, step, fault, times):
+def test_whatever_fails_there_is_one_job_and_the_run_completes(hosted, monkeypatch, step, fault, times):
+    if "hang" in fault:
+        monkeypatch.setattr(client, "_SECONDS", 0.3)
     given = {"when": "before", **FAULTS[fault]}
     hosted.fail(*STEPS[step], given.pop("how"), given.pop("when"), times, **given)
     if step == "checkpoints":
@@ -319,7 +322,9 @@ def test_a_list_that_lags_is_not_believed_after_a_lost_answer(hosted, monkeypatc
         finetune.main()
     monkeypatch.setattr(jobs, "_SETTLE_SECONDS", 60.0)
     finetune.main()
-    assert len(hosted.jobs) == 1 and "looking for it for another 60 s before one is created" in capsys.readouterr().out
+    # Of the 60 seconds some are over on a busy machine.
+    said = re.search(r"looking for it for another (5\d|60) s before one is created", capsys.readouterr().out)
+    assert len(hosted.jobs) == 1 and said
 
 
 def test_a_job_that_was_never_created_is_asked_for_again_when_the_lists_must_have_it(hosted):

@@ -13,13 +13,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_make_names_the_commands_of_the_environment_by_their_paths():
     # Make 3.81 starts simple commands itself and does not look for them in the PATH that it exports.
     done = ["--assume-old=setup", "--assume-old=.venv/complete"]
-    targets = ["run", "test", "lint", "review", "check", "chat"]
+    targets = ["run", "test", "test-all", "lint", "review", "check", "chat"]
     commands = call("make", "--dry-run", "--directory", str(ROOT), "--no-print-directory", *done, *targets).splitlines()
-    assert len(commands) == 8 and all(command.startswith(".venv/bin/") for command in commands)
+    assert len(commands) == 9 and all(command.startswith(".venv/bin/") for command in commands)
 
 
 def test_make_help_lists_each_target_with_a_sentence():
-    targets = re.findall(r"(?m)^([a-z]+):.*##", (ROOT / "Makefile").read_text())
+    targets = re.findall(r"(?m)^([a-z-]+):.*##", (ROOT / "Makefile").read_text())
     lines = call("make", "--directory", str(ROOT), "--no-print-directory", "help").splitlines()
     assert [line.split()[0] for line in lines] == targets and all(len(line.split()) > 2 for line in lines)
 

@@ -1,10 +1,6 @@
 """A training that was killed goes on from its last whole checkpoint, and ends as if nothing had happened."""
 
 import json
-import os
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +8,7 @@ import pytest
 from stages import conversations, files
 from stages.paths import HISTORY, RUN, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY
 
-from .conftest import ROOT, set_params, talks, use_base
+from .conftest import set_params, talks, use_base
 from .small import make_base
 
 # 4 steps an epoch, 12 in all, with all that draws random numbers.
@@ -31,14 +27,35 @@ def outcome():
     return [path.read_bytes() for path in (*weights, HISTORY, VALIDATION_HISTORY, TRAIN_METRICS)]
 
 
-def killed(place, times):
-    command = [sys.executable, "-m", "tests.killed", place, str(times)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == -9, done.stderr
-    # What DVC does before it runs the stage again.
-    for path in (HISTORY, VALIDATION_HISTORY):
-        path.unlink(missing_ok=True)
+@pytest.fixture
+def killed(observed):
+    """A function that starts the training of params.yaml, which kills itself at a place (see tests/probes.py)."""
+
+    def run(place, times):
+        assert observed("kill", place, times) == ["the process ended with -9", {}]
+        # What DVC does before it runs the stage again.
+        for path in (HISTORY, VALIDATION_HISTORY):
+            path.unlink(missing_ok=True)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """A function that trains and returns the outcome; that of equal knobs on the same splits is remembered."""
+    known = {}
+
+    def run(train, **knobs):
+        key = repr(sorted(knobs.items()))
+        if key in known:
+            set_params(**knobs)
+        else:
+            assert train(**knobs) is None
+            assert not list(Path(".state/training").iterdir()), "a finished training leaves no checkpoints and no lock"
+            known[key] = outcome()
+        return known[key]
+
+    return run
 
 
 def resumed_from():
@@ -61,13 +78,11 @@ def state():
         ("stages.backends.unsloth.tuned.write", 1, 12),
     ],
 )
-def test_kill_9_at_any_point_leads_to_the_same_result(train, place, times, step):
-    assert train(**KNOBS) is None
-    undisturbed = outcome()
-    assert not list(Path(".state/training").iterdir()), "a finished training leaves no checkpoints and no lock"
+def test_kill_9_at_any_point_leads_to_the_same_result(train, killed, undisturbed, place, times, step):
+    expected = undisturbed(train, **KNOBS)
     killed(place, times)
     assert train() is None
-    assert outcome() == undisturbed and resumed_from() == step
+    assert outcome() == expected and resumed_from() == step
 
 
 @pytest.mark.parametrize(
@@ -79,12 +94,11 @@ def test_kill_9_at_any_point_leads_to_the_same_result(train, place, times, step)
         {"lora__target_modules": ["q_proj", "embed_tokens"]},
     ],
 )
-def test_whatever_is_trained_goes_on_learning(train, knobs):
-    assert train(**{**KNOBS, **knobs}) is None
-    undisturbed = outcome()
+def test_whatever_is_trained_goes_on_learning(train, killed, undisturbed, knobs):
+    expected = undisturbed(train, **{**KNOBS, **knobs})
     killed("stages.training.trainer.Trainer.training_step", 8)
     assert train() is None
-    assert outcome() == undisturbed and resumed_from() == 6
+    assert outcome() == expected and resumed_from() == 6
 
 
 def spoil(checkpoint, how):
@@ -100,13 +114,12 @@ def spoil(checkpoint, how):
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped bit", "no manifest"])
-def test_a_torn_checkpoint_falls_back_to_the_one_before(train, how):
-    assert train(**KNOBS) is None
-    undisturbed = outcome()
+def test_a_torn_checkpoint_falls_back_to_the_one_before(train, killed, undisturbed, how):
+    expected = undisturbed(train, **KNOBS)
     killed("stages.training.trainer.Trainer.training_step", 11)
     spoil(state() / "checkpoint-9", how)
     assert train() is None
-    assert outcome() == undisturbed and resumed_from() == 6
+    assert outcome() == expected and resumed_from() == 6
 
 
 def other_data(tmp_path):
@@ -124,7 +137,7 @@ def other_code(tmp_path):
 
 
 @pytest.mark.parametrize("change", [other_data, other_base, other_code, lambda _: set_params(lr=0.02)])
-def test_another_training_never_goes_on_from_it(train, tmp_path, change):
+def test_another_training_never_goes_on_from_it(train, killed, tmp_path, change):
     set_params(**KNOBS)
     killed("stages.training.trainer.Trainer.training_step", 8)
     change(tmp_path)
@@ -189,19 +202,11 @@ def test_what_does_not_decide_a_training_keeps_the_fingerprint(digest, knobs):
     assert digest() != before
 
 
-def test_a_checkpoint_that_cannot_be_written_is_left_out(splits, train):
+def test_a_checkpoint_that_cannot_be_written_is_left_out(observed, train, undisturbed):
     """A limit on the size of files takes the place of a full disk: optimizer states are larger than the adapter."""
-    assert train(**KNOBS) is None
-    undisturbed = outcome()
     limit = 150_000
-    assert (TUNED / "adapter_model.safetensors").stat().st_size < limit
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.finetune"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "no checkpoint at step 3, training goes on without it" in done.stdout
-    assert outcome() == undisturbed
+    expected = undisturbed(train, **KNOBS)
+    assert len(expected[0]) < limit
+    error, found = observed("small_disk", limit)
+    assert error is None and "no checkpoint at step 3, training goes on without it" in found["output"]
+    assert outcome() == expected
