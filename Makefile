@@ -49,6 +49,15 @@ setup: .venv/complete  ## Make .venv with the pinned packages (nothing to do whe
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt -r requirements-unsloth.txt
 	@touch $@
 
+# Any that are already done are left; to do some again: make mutants ONLY='stages.split.* stages.scoring.*'
+.PHONY: mutants
+mutants: export OMP_NUM_THREADS = 1
+mutants: export TOKENIZERS_PARALLELISM = false
+mutants: export PYTHONWARNDEFAULTENCODING = 1
+mutants: export PYTHONWARNINGS = ignore::EncodingWarning
+mutants: setup  ## Change the code in thousands of small ways, and count by module how many a test notices (hours)
+	$(BIN)/python -m tests.mutants $(ONLY)
+
 clean:  ## Remove .venv, caches and the converted base model; data, models and reports stay
-	rm -rf .venv .state .pytest_cache .mypy_cache .ruff_cache .hypothesis unsloth_compiled_cache
+	rm -rf .venv .state .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants unsloth_compiled_cache
 	find stages tests -name __pycache__ -type d -prune -exec rm -rf {} +
