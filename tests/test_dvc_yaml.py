@@ -93,7 +93,7 @@ def write_project(base):
 def ran(name, lab=None):
     """Run the stage, finetune in the process of `lab` where there is one, and return what was recorded."""
     if name == "finetune" and lab:
-        print(json.dumps([str(Path.cwd()), "reads"]), file=lab.stdin, flush=True)
+        print(json.dumps([str(Path.cwd()), "reads", []]), file=lab.stdin, flush=True)
         error, found = json.loads(lab.stdout.readline())
         assert error is None
         return found
