@@ -1,45 +1,49 @@
-# Everything runs in .venv, which these rules make; nothing needs to be activated.
+# Everything runs in .venv, which these rules create; there is nothing to activate.
 PYTHON ?= python3
 BIN := .venv/bin
-# For what the commands start themselves. Make 3.81, which macOS has, does not find its own commands there.
+# For processes that the commands start. Make 3.81 on macOS ignores this PATH, so recipes name $(BIN) themselves.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint review check doctor chat setup clean
+.PHONY: help run test test-all lint docs review check doctor chat setup clean
 
-help:  ## Show this list
+help:  ## List the targets
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: setup  ## Set up, then run the pipeline: data to fine-tuned, measured model
+run: setup  ## Run the pipeline: from data to a fine-tuned, evaluated model
 	$(BIN)/dvc repro
 
-test: setup  ## Set up, then run the fast tests, two at a time
+test: setup  ## Run the fast tests, two at a time
 	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not slow"
 
-test-all: setup  ## Set up, then run all tests, also those from end to end, which take minutes each
+test-all: setup  ## Run all tests, including the end-to-end ones, which take minutes each
 	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ONLY)
 
-lint: setup  ## Check style and types
+lint: setup  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
-review: setup  ## Compare with where the branch began, or with make review BASE=revision or experiment, as Markdown
-	@$(BIN)/python -m stages.review $(BASE)
+docs: setup  ## Write docs/metrics.md, docs/params.md, its JSON schema and the comments of params.yaml from the code
+	@$(BIN)/python -m stages.commands.docs
 
-check: setup  ## Check that dvc.lock and the reports belong to the code, parameters and data, without running them
-	@$(BIN)/python -m stages.check
+review: setup  ## Report what the branch changed, as Markdown; BASE=REVISION compares with a revision or experiment
+	@$(BIN)/python -m stages.commands.review $(BASE)
 
-chat: setup  ## Talk to the tuned model; `python -m stages.chat --base` lets the base answer too
-	@$(BIN)/python -m stages.chat
+check: setup  ## Check that dvc.lock and the reports match the code, parameters and data; runs no stage
+	@$(BIN)/python -m stages.commands.check
 
-doctor:  ## Say what this machine can do, and what is missing; needs no set-up
-	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stages.doctor
+chat: setup  ## Chat with the tuned model; `python -m stages.commands.chat --base` adds the base model's answers
+	@$(BIN)/python -m stages.commands.chat
 
-setup: .venv/complete  ## Make .venv with the pinned packages (nothing to do when it is there)
+doctor:  ## Report what this machine can do and what is missing; needs no set-up
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stages.commands.doctor
 
-# The mark is written last: a set-up that was cut off is done again.
+setup: .venv/complete  ## Create .venv with the pinned packages, unless it is up to date
+
+# The marker is written last, so an interrupted set-up is repeated.
 .venv/complete: $(wildcard constraints*.txt) $(wildcard requirements*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3.11"; exit 1; }
@@ -49,7 +53,7 @@ setup: .venv/complete  ## Make .venv with the pinned packages (nothing to do whe
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt -r requirements-unsloth.txt
 	@touch $@
 
-# Any that are already done are left; to do some again: make mutants ONLY='stages.split.* stages.scoring.*'
+# Those with a result are skipped; to run some again: make mutants ONLY='stages.split.* stages.metrics.scoring.*'
 .PHONY: mutants
 mutants: export OMP_NUM_THREADS = 1
 mutants: export TOKENIZERS_PARALLELISM = false
@@ -58,6 +62,6 @@ mutants: export PYTHONWARNINGS = ignore::EncodingWarning
 mutants: setup  ## Change the code in thousands of small ways, and count by module how many a test notices (hours)
 	$(BIN)/python -m tests.mutants $(ONLY)
 
-clean:  ## Remove .venv, caches and the converted base model; data, models and reports stay
+clean:  ## Remove .venv, caches and the converted base model; keep data, models and reports
 	rm -rf .venv .state .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants unsloth_compiled_cache
 	find stages tests -name __pycache__ -type d -prune -exec rm -rf {} +

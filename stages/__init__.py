@@ -1,1 +1,1 @@
-"""The pipeline's stages: one module per stage in `dvc.yaml`, and the nouns that they share."""
+"""The pipeline's stages, one module each, and the packages that they share."""

@@ -3,15 +3,15 @@
 import shutil
 
 from stages import backends, params
-from stages.command import notice, run
-from stages.paths import BASE
+from stages.core.cli import notice, run
+from stages.core.paths import BASE
 
 
 def main() -> None:
     knobs = params.load()
     shutil.rmtree(BASE, ignore_errors=True)
     BASE.mkdir(parents=True)
-    notice(f"base: {backends.chosen(knobs).prepare(knobs)}")
+    notice(f"base: {backends.base(knobs).prepare(knobs)}")
 
 
 if __name__ == "__main__":

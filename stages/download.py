@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import fsspec
@@ -17,9 +17,12 @@ import httpx
 from fsspec.registry import known_implementations
 from tqdm import tqdm
 
-from stages import files, params
-from stages.command import UserError, notice, printable, run
-from stages.paths import RAW
+from stages import params
+from stages.core import files
+from stages.core.cli import UserError, notice, run
+from stages.core.flatten import address
+from stages.core.paths import RAW
+from stages.core.text import printable
 
 # What dvc.yaml watches: an edit of a file in these places re-runs the pipeline.
 WATCHED = (Path("data/sample.csv"), Path("data/local"))
@@ -33,7 +36,7 @@ _WORTH_ANOTHER_TRY = {408, 429, 500, 502, 503, 504}
 
 
 class TransferError(Exception):
-    """A transfer failed that may succeed when it is tried again; the message says what went wrong."""
+    """A transfer failed that may succeed if repeated; the message says what went wrong."""
 
 
 def main() -> None:
@@ -47,13 +50,13 @@ def fetch(source: params.Source, limit: int, pause: float = _FIRST_PAUSE_SECONDS
     `pause` is the time in seconds before the second attempt; it doubles before each further one.
 
     Raises:
-        UserError: the source cannot be had, is too large, is no CSV, or is not what its sha256 says.
+        UserError: the source cannot be had, is too large, is no data, or is not what its sha256 says.
     """
     name = shown(source.url)
     with files.replacing(RAW) as path:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                _transfer(source.url, path, limit)
+                _transfer(source, path, limit)
                 break
             except TransferError as error:
                 if attempt == _ATTEMPTS:
@@ -65,28 +68,22 @@ def fetch(source: params.Source, limit: int, pause: float = _FIRST_PAUSE_SECONDS
 
 
 def shown(url: str) -> str:
-    """The address without user, password, query and fragment, where credentials travel, and fit for a terminal."""
-    if "://" not in url:
-        return printable(url)
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        # Where its user and password end cannot be told.
-        return printable(url.partition("://")[0]) + "://..."
-    return printable(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))
+    """The address without credentials, and fit for a terminal."""
+    return printable(address(url))
 
 
-def _transfer(url: str, path: Path, limit: int) -> None:
+def _transfer(source: params.Source, path: Path, limit: int) -> None:
+    url, key = source.url, source.key("url")
     try:
         scheme = urlsplit(url).scheme if "://" in url else ""
     except ValueError:
-        raise UserError(f"{shown(url)} is no address; mend data.sources.*.url") from None
+        raise UserError(f"{shown(url)} is not an address; fix {key}") from None
     if scheme in ("http", "https"):
-        _copy(_http(url), path, shown(url), limit)
+        _copy(_http(url, key), path, shown(url), limit)
     elif scheme in ("", "file"):
-        _copy(_local(Path(url2pathname(urlsplit(url).path) if scheme else url)), path, shown(url), limit)
+        _copy(_local(Path(url2pathname(urlsplit(url).path) if scheme else url), key), path, shown(url), limit)
     else:
-        _copy(_fsspec(url, scheme), path, shown(url), limit)
+        _copy(_fsspec(url, scheme, key), path, shown(url), limit)
 
 
 Transfer = Any  # a context manager that gives (size in bytes or None, iterator over chunks of bytes)
@@ -108,11 +105,11 @@ def _copy(transfer: Transfer, path: Path, name: str, limit: int) -> None:
 
 def _within(size: int, limit: int, name: str) -> None:
     if size > limit:
-        raise UserError(f"{name} is larger than data.max_mb allows ({limit / 1e6:g} MB); raise it if need be")
+        raise UserError(f"{name} is larger than data.max_mb allows ({limit / 1e6:g} MB); raise it if the file is right")
 
 
 @contextmanager
-def _local(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
+def _local(path: Path, key: str) -> Iterator[tuple[int, Iterator[bytes]]]:
     name = printable(str(path))
     try:
         if not any(path.resolve().is_relative_to(place.resolve()) for place in WATCHED):
@@ -121,39 +118,39 @@ def _local(path: Path) -> Iterator[tuple[int, Iterator[bytes]]]:
             )
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "a device or a pipe"
-            raise UserError(f"{name} is {kind}; data.sources.*.url must name a file")
+            raise UserError(f"{name} is {kind}; {key} must name a file")
         file = path.open("rb")
     except FileNotFoundError:
-        raise UserError(f"{name} does not exist; mend data.sources.*.url, or put the file there") from None
+        raise UserError(f"{name} does not exist; fix {key}, or put the file there") from None
     except PermissionError:
         raise UserError(f"{name} may not be read; check its permissions") from None
     except (OSError, ValueError, RuntimeError) as error:
         # A name may hold a NUL, be too long, or be a link to itself.
-        raise _unreadable(name, error) from None
+        raise _unreadable(name, error, key) from None
     with file:
-        yield path.stat().st_size, _blocks(file, name)
+        yield path.stat().st_size, _blocks(file, name, key)
 
 
-def _blocks(file: BinaryIO, name: str) -> Iterator[bytes]:
+def _blocks(file: BinaryIO, name: str, key: str) -> Iterator[bytes]:
     try:
         yield from iter(lambda: file.read(_CHUNK), b"")
     except OSError as error:
-        raise _unreadable(name, error) from None
+        raise _unreadable(name, error, key) from None
 
 
-def _unreadable(name: str, error: Exception) -> UserError:
+def _unreadable(name: str, error: Exception, key: str) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
-    return UserError(f"{name} cannot be read ({reason}); mend data.sources.*.url")
+    return UserError(f"{name} cannot be read ({reason}); fix {key}")
 
 
 @contextmanager
-def _http(url: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+def _http(url: str, key: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
     name = shown(url)
     try:
         # identity: the length then counts the very bytes that are written.
         headers = {"Accept-Encoding": "identity"}
         with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=_TIMEOUT) as response:
-            _accept(response, name)
+            _accept(response, name, key)
             length = response.headers.get("Content-Length")
             yield int(length) if length and length.isdigit() else None, response.iter_raw(_CHUNK)
     except httpx.TimeoutException:
@@ -161,25 +158,25 @@ def _http(url: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
     except httpx.ConnectError as error:
         raise TransferError(f"no connection ({error})") from None
     except httpx.TooManyRedirects:
-        raise UserError(f"{name} redirects without end; mend data.sources.*.url") from None
+        raise UserError(f"{name} redirects without end; fix {key}") from None
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError) as error:
-        raise UserError(f"{name} is not an address that can be asked ({error}); mend data.sources.*.url") from None
+        raise UserError(f"{name} is not a valid address ({error}); fix {key}") from None
     except httpx.TransportError as error:
         raise TransferError(f"the connection broke ({error})") from None
 
 
-def _accept(response: httpx.Response, name: str) -> None:
+def _accept(response: httpx.Response, name: str, key: str) -> None:
     status = f"{response.status_code} {response.reason_phrase}".strip()
     if response.status_code in _WORTH_ANOTHER_TRY:
         raise TransferError(f"the server answered {status}")
     if response.status_code in (401, 403):
-        raise UserError(f"{name} answered {status}: it asks for rights that this request does not carry")
+        raise UserError(f"{name} answered {status}: access is denied; check your credentials")
     if response.status_code != 200:
-        raise UserError(f"{name} answered {status}; check data.sources.*.url in a browser")
+        raise UserError(f"{name} answered {status}; check {key} in a browser")
 
 
 @contextmanager
-def _fsspec(url: str, scheme: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
+def _fsspec(url: str, scheme: str, key: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
     _has_plugin(scheme)
     try:
         with fsspec.open(url, "rb") as file:
@@ -187,7 +184,7 @@ def _fsspec(url: str, scheme: str) -> Iterator[tuple[int | None, Iterator[bytes]
     except (UserError, TransferError):
         raise
     except FileNotFoundError:
-        raise UserError(f"{shown(url)} does not exist; mend data.sources.*.url") from None
+        raise UserError(f"{shown(url)} does not exist; fix {key}") from None
     except Exception as error:
         # Each plug-in raises its own kinds; the text of some holds the whole address, so only the kind is shown.
         raise UserError(
@@ -199,27 +196,29 @@ def _has_plugin(scheme: str) -> None:
     try:
         fsspec.get_filesystem_class(scheme)
     except ValueError:
-        raise UserError(f"'{scheme}://' is no address that fsspec knows; use a path, https://, s3://, gs://") from None
+        raise UserError(
+            f"'{scheme}://' is not an address that fsspec knows; use a path, https://, s3://, gs://"
+        ) from None
     except ImportError:
         package = known_implementations[scheme]["class"].partition(".")[0]
         raise UserError(f"{scheme}:// needs a plug-in: run `.venv/bin/pip install {package}`, then again") from None
 
 
 def _check(path: Path, source: params.Source, name: str) -> None:
-    """Refuse what is not the CSV that was asked for."""
+    """Refuse what is not the data that was asked for."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if not head.strip():
-        raise UserError(f"{name} is empty; expected a CSV of conversations")
+        raise UserError(f"{name} is empty; expected conversations as CSV, JSON, JSON Lines or Parquet")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_HTML):
-        raise UserError(f"{name} is an HTML page, not a CSV; link to the raw file, not to a page that shows it")
+        raise UserError(f"{name} is an HTML page, not data; link to the raw file, not to a page that shows it")
     got = files.sha256(path)
     if source.sha256 is None:
-        notice(f"{name}: data.sources.*.sha256 is null, so any content is accepted; this one has {got}")
+        notice(f"{name}: {source.key('sha256')} is null, so any content is accepted; this one has {got}")
     elif got != source.sha256:
         raise UserError(
             f"{name} has sha256 {got}; expected {source.sha256}. It is not the file that was pinned: look at it, and"
-            " change data.sources.*.sha256 only if the new content is meant"
+            f" change {source.key('sha256')} only if the new content is intended"
         )
 
 

@@ -12,12 +12,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from stages import backends, conversations, files, params
-from stages.backends import Likelihoods
-from stages.command import notice, run
-from stages.conversations import Conversation
-from stages.paths import EVAL_RUN, METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
-from stages.scoring import Bootstrap, Mean, digits, scores
+from stages import backends, params
+from stages.backends.protocol import Likelihoods
+from stages.core import files
+from stages.core.cli import notice, run
+from stages.core.paths import EVAL_RUN, METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
+from stages.dataset import conversations
+from stages.dataset.conversations import Conversation
+from stages.metrics import registry
+from stages.metrics.intervals import Bootstrap, Mean
 
 # The slice of conversations whose record has no label.
 _UNLABELLED = "(no label)"
@@ -29,7 +32,7 @@ def main() -> None:
     begin = time.perf_counter()
     knobs = params.load()
     test = list(conversations.read_jsonl(SPLITS["test"]))
-    pair = backends.chosen(knobs).pair(knobs)
+    pair = backends.inference(knobs).pair(knobs)
     answers, measures, epsilon = {}, {}, knobs.evaluate.epsilon
     for name, tuned in (("base", False), ("tuned", True)):
         answers[name], cut = pair.answers(test, tuned, knobs.evaluate.max_new_tokens)
@@ -37,7 +40,7 @@ def main() -> None:
             notice(f"{name}: {cut} of {len(test)} answers were cut at evaluate.max_new_tokens")
         measures[name] = _measures(test, answers[name], pair.likelihoods(test, tuned))
         if epsilon is not None and (perturbed := pair.perturbed(test, tuned, epsilon)) is not None:
-            measures[name]["perturbed_loss"] = Mean(perturbed.nll, perturbed.tokens)
+            measures[name] |= registry.of_likelihoods(perturbed, perturbed=True)
     results = compare(measures["base"], measures["tuned"], knobs)
     _write_predictions(test, answers, measures)
     _write_metrics(results, measures["base"].get("loss"))
@@ -49,32 +52,23 @@ def main() -> None:
 
 
 def _measures(test: list[Conversation], answers: list[str], likelihoods: Likelihoods | None) -> Measures:
-    """All measures that there are: without likelihoods those that need them are absent."""
-    found = scores(answers, [conversation.response for conversation in test])
-    measures = {name: Mean(values, np.ones(len(test))) for name, values in found.items()}
-    if likelihoods is None:
-        return measures
-    tokens = likelihoods.tokens
-    return {
-        "loss": Mean(likelihoods.nll, tokens),
-        "perplexity": Mean(likelihoods.nll, tokens, np.exp),
-        "token_accuracy": Mean(likelihoods.correct, tokens),
-        **measures,
-    }
+    """All available metrics; without likelihoods, those that need them are absent."""
+    found = registry.of_answers(answers, [conversation.response for conversation in test])
+    return found if likelihoods is None else registry.of_likelihoods(likelihoods) | found
 
 
 def compare(base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, dict[str, Any]]:
     """Each measure of the base model, of the tuned one, and tuned minus base, with intervals."""
     bootstrap = Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
     return {
-        "base": {name: bootstrap.interval(mean, digits(name)) for name, mean in base.items()},
-        "tuned": {name: bootstrap.interval(mean, digits(name)) for name, mean in tuned.items()},
-        "gain": {name: bootstrap.gain(base[name], tuned[name], digits(name)) for name in base},
+        "base": {name: bootstrap.interval(mean, registry.REGISTRY[name].digits) for name, mean in base.items()},
+        "tuned": {name: bootstrap.interval(mean, registry.REGISTRY[name].digits) for name, mean in tuned.items()},
+        "gain": {name: bootstrap.gain(base[name], tuned[name], registry.REGISTRY[name].digits) for name in base},
     }
 
 
 def slices(labels: list[str], base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, dict[str, Any]]:
-    """What `compare` gives for the conversations of each label, and how many they are; nothing without labels."""
+    """What `compare` returns for the conversations of each label, and their number; empty without labels."""
     found = {}
     unlabelled = _UNLABELLED
     while unlabelled in labels:
@@ -123,7 +117,7 @@ def _write_predictions(test: list[Conversation], answers: dict[str, list[str]], 
 
 def _scores(measures: Measures, row: int) -> dict[str, float]:
     return {
-        name: round(float(mean.of(mean.totals[[row]], mean.weights[[row]])), digits(name))
+        name: round(float(mean.of(mean.totals[[row]], mean.weights[[row]])), registry.REGISTRY[name].digits)
         for name, mean in measures.items()
     }
 

@@ -1,45 +1,36 @@
 """export: the tuned model for programs outside this project, in the forms that `export.formats` names; else nothing.
 
 `models/export/safetensors` is a whole model for transformers, vLLM and the like, with a card;
-`models/export/model.gguf` is for llama.cpp, and `models/export/Modelfile` tells Ollama how to use it.
+`models/export/model.gguf` is for llama.cpp, and `models/export/Modelfile` is for Ollama.
 """
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
-from stages import files, params
-from stages.command import notice, run
-from stages.paths import EXPORT, METRICS, SPLIT_REPORT, TRAIN_METRICS
+from stages import backends, params
+from stages.backends import model_card
+from stages.core.cli import notice, run
+from stages.core.paths import EXPORT, METRICS, SPLIT_REPORT, TRAIN_METRICS
+from stages.metrics.registry import REGISTRY
 
 
 def main() -> None:
     knobs = params.load()
     shutil.rmtree(EXPORT, ignore_errors=True)
     EXPORT.mkdir(parents=True)
-    formats = knobs.export.formats
-    if not formats:
-        notice("export: nothing is asked for; name formats with export.formats")
-    elif knobs.backend == "openai":
-        notice("export: a hosted model stays with its service, so there is nothing to write")
-    else:
-        _export(knobs)
-        notice(f"export: wrote {', '.join(formats)} to {EXPORT}")
+    if not knobs.export.formats:
+        notice("export: nothing to do; export.formats is empty")
+    elif written := backends.export(knobs).write(knobs, EXPORT, lambda folder: _write_card(folder, knobs)):
+        notice(f"export: wrote {', '.join(written)} to {EXPORT}")
 
 
-def _export(knobs: params.Params) -> None:
-    from stages.exporting import gguf, merged, ollama
-
-    formats = knobs.export.formats
-    with tempfile.TemporaryDirectory(dir=files.state_dir("export")) as scratch:
-        # The other formats are made from the whole model, which is only kept where it is asked for.
-        whole = EXPORT / "safetensors" if "safetensors" in formats else Path(scratch)
-        merged.write(whole, knobs, _json(TRAIN_METRICS), _json(SPLIT_REPORT), _json(METRICS)["test"]["tuned"])
-        if "gguf" in formats or "ollama" in formats:
-            gguf.write(whole, EXPORT / gguf.NAME, knobs.export.gguf_type)
-        if "ollama" in formats:
-            ollama.write(whole, EXPORT / "Modelfile", gguf.NAME)
+def _write_card(folder: Path, knobs: params.Params) -> None:
+    splits = _json(SPLIT_REPORT)
+    counts = {name: splits[name]["conversations"] for name in ("train", "validation")}
+    tuned = _json(METRICS)["test"]["tuned"]
+    results = {name: (REGISTRY[name].label, found["value"]) for name, found in tuned.items()}
+    model_card.write(folder, knobs, _json(TRAIN_METRICS), counts, adapter=False, results=results)
 
 
 def _json(path: Path) -> dict:  # type: ignore[type-arg]

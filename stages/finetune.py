@@ -12,11 +12,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages import backends, files, params
-from stages.backends import Log
-from stages.command import run
-from stages.locking import alone
-from stages.paths import GROUPS, HISTORY, RUN, TRAIN_METRICS, VALIDATION_HISTORY, WEIGHTS, WORKING
+from stages import backends, params
+from stages.backends import model_card
+from stages.backends.protocol import Log
+from stages.core import files
+from stages.core.cli import run
+from stages.core.locks import alone
+from stages.core.paths import GROUPS, HISTORY, RUN, TRAIN_METRICS, TUNED, VALIDATION_HISTORY, WEIGHTS, WORKING
 
 _GROUPS = ("lr", "multiplier", "weight_decay", "layers", "tensors", "parameters", "example")
 _WEIGHTS = ("layer", "module", "change")
@@ -24,12 +26,14 @@ _WEIGHTS = ("layer", "module", "change")
 
 def main() -> None:
     knobs = params.load()
-    backend = backends.chosen(knobs)
+    training = backends.training(knobs)
     # An experiment in a copy of this folder has a lock of its own.
     with alone(WORKING / "finetune.lock", "another training runs in this folder"):
         # Two tables, because DVC's plots break a line at every empty cell.
-        with history({HISTORY: backend.HISTORY, VALIDATION_HISTORY: backend.VALIDATION_HISTORY}) as log:
-            result = backend.finetune(knobs, log)
+        with history({HISTORY: training.HISTORY, VALIDATION_HISTORY: training.VALIDATION_HISTORY}) as log:
+            result = training.finetune(knobs, log)
+        if result.local:
+            model_card.write(TUNED, knobs, result.metrics, result.local.conversations, result.local.adapter)
         _write_table(GROUPS, _GROUPS, result.groups)
         _write_table(WEIGHTS, _WEIGHTS, result.weights)
         files.write_json(RUN, result.run)

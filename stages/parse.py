@@ -10,23 +10,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from stages import backends, conversations, files, params, reading, shapes
-from stages.command import notice, run
-from stages.paths import CONVERSATIONS, RAW, SIGNALS
-from stages.signals import SCHEMA, Signaller
+from stages import backends, params
+from stages.core import files
+from stages.core.cli import notice, run
+from stages.core.paths import CONVERSATIONS, RAW, SIGNALS
+from stages.dataset import conversations, formats, readers
+from stages.dataset.signals import SCHEMA, Signaller
 
 # What is worked on at once, in records and in bytes of their conversations; the signals of a byte take about 100 bytes.
 CHUNK = 2_000
 _CHUNK_BYTES = 2_000_000
 # Records, each with its line of JSONL where it is a conversation.
-_Chunk = list[tuple[shapes.Record, bytes]]
+_Chunk = list[tuple[formats.Record, bytes]]
 
 
 def main() -> None:
     knobs = params.load()
     data = knobs.data
-    signaller = Signaller(backends.chosen(knobs).reader())
-    records = shapes.read(reading.rows(RAW, data.chosen, data.max_bytes), data.chosen)
+    signaller = Signaller(backends.reader(knobs).load())
+    records = formats.read(readers.rows(RAW, data.chosen, data.max_bytes), data.chosen)
     total = valid = 0
     # disable=None: a bar on a terminal, nothing in a log.
     with (
@@ -44,11 +46,11 @@ def main() -> None:
             table.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
             total, valid = total + len(chunk), valid + len(lines)
             bar.update(len(chunk))
-    notice(f"parsed {total} records: {valid} conversations, {total - valid} that are none")
+    notice(f"{total} records: {valid} valid, {total - valid} invalid")
 
 
-def chunks(records: Iterable[shapes.Record]) -> Iterator[_Chunk]:
-    """Records in chunks of bounded size; a conversation that is longer is alone in its chunk."""
+def chunks(records: Iterable[formats.Record]) -> Iterator[_Chunk]:
+    """Records in chunks of bounded size; a longer conversation is alone in its chunk."""
     chunk, size = _Chunk(), 0
     for record in records:
         line = conversations.encode(record.conversation) + b"\n" if record.conversation is not None else b""

@@ -1,7 +1,7 @@
 """report: what fine-tuning changed, as one self-contained page and as Markdown for a pull request.
 
 Everything shown is read from reports/, params.yaml and the checksums in dvc.lock, and the same inputs give the same
-bytes. Facts of the run that vary between equal runs (seconds, memory) stand in the page alone.
+bytes. Facts of the run that vary between equal runs (seconds, memory) are in the page alone.
 
 No file can name the commit that holds it. The page names the Markdown by its Git object instead, and the command that
 finds the commits which hold that object.
@@ -17,12 +17,12 @@ from typing import Any
 
 from jinja2 import Environment
 
-from stages import answers, charts, files, measures, params, predictions, revisions, templates
-from stages.command import UserError, notice, run
-from stages.flat import flat, without_credentials
-from stages.intact import intact, numbers
-from stages.measures import LABELS, Measure, measure
-from stages.paths import (
+from stages import params
+from stages.core import files, revisions
+from stages.core.artifacts import intact, numbers
+from stages.core.cli import UserError, notice, run
+from stages.core.flatten import flat, without_credentials
+from stages.core.paths import (
     BASE,
     EVAL_RUN,
     GROUPS,
@@ -42,15 +42,17 @@ from stages.paths import (
     VALIDATION_PAGE,
     WEIGHTS,
 )
-from stages.templates import number
+from stages.metrics import registry
+from stages.metrics.registry import REGISTRY, Measure, measure
+from stages.reporting import charts, examples, predictions, templates
+from stages.reporting.templates import number
 
 # What is shown of each slice, of how many, and of how long a label; reports/slices.json has all.
-_SLICE_MEASURES = ("loss", "chrf", "similarity")
 _SLICES = 50
 _LABEL = 100
 # A mixture of experts has hundreds of modules in a layer.
 _MODULES = 40
-_MEND = "run `dvc repro` to make it anew"
+_MEND = "run `dvc repro` to write it again"
 _PAGE_BYTES = 1_000_000
 # Worst and best answers, of each so many.
 _FEATURED = 5
@@ -86,15 +88,15 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
     """
     metrics, splits, validation, slices = (_json(path) for path in (METRICS, SPLIT_REPORT, VALIDATION, SLICES))
     lines = predictions.read(_text(PREDICTIONS), str(PREDICTIONS), _MEND)
-    conversations = [answers.conversation(number, line) for number, line in enumerate(lines, 1)]
-    lengths = answers.lengths(conversations)
-    system, talks = answers.shared_system(conversations)
+    conversations = [examples.answered(number, line) for number, line in enumerate(lines, 1)]
+    lengths = examples.lengths(conversations)
+    system, talks = examples.shared_system(conversations)
     confidence = f"{100 * knobs.evaluate.confidence:g}%"
     history, validation_history = _history(HISTORY, "train_loss"), _history(VALIDATION_HISTORY, "validation_loss")
     with intact(str(METRICS), _MEND):
         results = {
             "verdict": verdict(metrics, confidence),
-            "rows": [_row(name, metrics["test"]) for name in LABELS if name in metrics["test"]["gain"]],
+            "rows": [_row(name, metrics["test"]) for name in REGISTRY if name in metrics["test"]["gain"]],
             "train": flat(metrics["train"], number),
             "counts": flat(metrics["counts"], number),
         }
@@ -117,12 +119,12 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         "validation": validation,
         "params": _parameters(knobs),
         "run": flat({"training": _json(RUN), "evaluation": _json(EVAL_RUN)}, number),
-        "lengths": {part: answers.quantiles(values) for part, values in lengths.items()},
+        "lengths": {part: examples.quantiles(values) for part, values in lengths.items()},
         "length_chart": charts.lengths({part: lengths[part] for part in ("reference", "base", "tuned")}),
         "system": system,
         "count": len(talks),
         "longest": max(length for values in lengths.values() for length in values),
-        "answers": answers.ranking(talks, _FEATURED),
+        "answers": examples.ranking(talks, _FEATURED),
         "checksums": revisions.WORKSPACE.checksums(),
         "paths": {
             "page": HTML,
@@ -148,7 +150,7 @@ def summary(facts: dict[str, Any]) -> str:
 def page(facts: dict[str, Any], size: int = _PAGE_BYTES) -> str:
     """The HTML page; texts of conversations are cut, and then left out, as far as it takes to stay under `size` bytes.
 
-    The page says what is cut or left out, and where it stands whole.
+    The page says what is cut or left out, and where to find all of it.
     """
     template = _environment().get_template("report.html.jinja")
     text = ""
@@ -206,30 +208,30 @@ class Row:
 
 def _row(name: str, test: dict[str, Any]) -> Row:
     base, tuned, gain = (test[part][name] for part in ("base", "tuned", "gain"))
-    places = measures.places(base["value"], gain)
+    places = registry.places(base["value"], gain)
     low, high, value = gain["low"], gain["high"], gain["value"]
-    sign = measures.sign(name)
+    metric = REGISTRY[name]
     scale = max((abs(one) for one in (low, high, value) if one is not None), default=0) or 1
     return Row(
-        label=LABELS[name],
-        arrow=measures.arrow(name),
+        label=metric.label,
+        arrow=metric.arrow,
         base=measure(base, places),
         tuned=measure(tuned, places),
         gain=measure(gain, places),
-        word=measures.word(name, low, high),
-        dot=None if value is None else sign * value / scale,
-        ends=None if low is None or high is None else (sign * low / scale, sign * high / scale),
+        word=metric.word(low, high),
+        dot=None if value is None else metric.sign * value / scale,
+        ends=None if low is None or high is None else (metric.sign * low / scale, metric.sign * high / scale),
     )
 
 
 def _largest(slices: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those with most conversations, in the file's order."""
+    """The labels with most conversations, in the file's order."""
     most = set(sorted(slices, key=lambda label: -slices[label]["conversations"])[:_SLICES])
     return [_slice(label, found) for label, found in slices.items() if label in most]
 
 
 def _slice(label: str, found: dict[str, Any]) -> dict[str, Any]:
-    rows = [_row(name, found) for name in _SLICE_MEASURES if name in found["gain"]]
+    rows = [_row(name, found) for name, metric in REGISTRY.items() if metric.sliced and name in found["gain"]]
     return {"label": templates.clip(label, _LABEL), "conversations": found["conversations"], "rows": rows}
 
 
@@ -238,11 +240,13 @@ def _parameters(knobs: params.Params) -> dict[str, str]:
 
 
 def _history(path: Path, loss: str) -> list[dict[str, float]]:
+    """The rows of a table of history, without the cells that are empty because a service does not report them."""
     with intact(str(path), _MEND):
-        found = [{name: float(cell) for name, cell in row.items()} for row in _rows(_text(path))]
-        if found and loss not in found[0]:
+        rows = _rows(_text(path))
+        if rows and loss not in rows[0]:
             raise KeyError(loss)
-        return found
+        found = [{name: float(cell) for name, cell in row.items() if cell != ""} for row in rows]
+        return [row for row in found if loss in row]
 
 
 def _rows(text: str) -> list[dict[str, str]]:
@@ -280,15 +284,15 @@ def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def _environment() -> Environment:
-    environment = templates.environment()
+    environment = templates.environment(Path(templates.__file__).parent)
     environment.globals |= {
         "title_limit": _TITLE,
         "featured_limit": _FEATURED_TEXT,
         "group_size": _GROUP,
     }
     environment.filters |= {
-        "cut": answers.cut,
-        "cut_prompt": answers.cut_prompt,
+        "cut": examples.cut,
+        "cut_prompt": examples.cut_prompt,
         "from_reports": lambda path: path.relative_to(HTML.parent).as_posix(),
     }
     return environment
@@ -299,14 +303,14 @@ def _text(path: Path) -> str:
         with intact(str(path), _MEND):
             return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro`, which makes it and then this report") from None
+        raise UserError(f"{path} is missing; run `dvc repro`, which writes it and then this report") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
     with intact(str(path), _MEND):
         value = numbers(_text(path))
         if not isinstance(value, dict):
-            raise TypeError("it is no JSON object")
+            raise TypeError("it is not a JSON object")
         return value
 
 

@@ -1,6 +1,6 @@
 """split: train, validation and test, decided by each prompt's own hash.
 
-A conversation's split depends on its prompt and the seed, not on where it stands in the file, and conversations whose
+A conversation's split depends on its prompt and the seed, not on its place in the file, and conversations whose
 prompts are nearly the same always share a split.
 """
 
@@ -19,9 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages import files, neighbours, params, revisions
-from stages.command import UserError, notice, run
-from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS, VALIDATION
+from stages import params
+from stages.core import files, revisions
+from stages.core.artifacts import intact
+from stages.core.cli import UserError, notice, run
+from stages.core.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS, VALIDATION
+from stages.dataset import near_duplicates
 
 _COLUMNS = ["row", "error", "label", "prompt_hash", "sketch", "n_tokens"]
 _QUANTILES = {"median": 0.5, "p90": 0.9, "max": 1.0}
@@ -29,6 +32,7 @@ _QUANTILES = {"median": 0.5, "p90": 0.9, "max": 1.0}
 _TEST_PROMPTS = 200
 # What csv takes at most on every machine: as JSON a record can be longer than it is in its source.
 _ANY_LENGTH = 2**31 - 1
+_AGAIN = "`dvc repro` writes it again from the source"
 
 
 def main() -> None:
@@ -38,12 +42,14 @@ def main() -> None:
     kept = pc.invert(pc.is_in(signals["row"], pa.array(quarantined)))
     # conversations.jsonl has a line for each row without an error.
     lines = kept.filter(pc.is_null(signals["error"])).to_numpy()
-    assert len(kept) == pc.sum(kept).as_py() + len(quarantined), "each quarantined row is a row of the signals"
+    if len(kept) != pc.sum(kept).as_py() + len(quarantined):
+        raise _edited("it names rows that the source does not have")
     signals = signals.filter(kept)
-    assert signals["error"].null_count == len(signals), "the gate lets no record pass that is not a conversation"
-    sketches = neighbours.matrix(signals["sketch"])
+    if signals["error"].null_count != len(signals):
+        raise _edited("a row that is not a conversation is missing in it")
+    sketches = near_duplicates.matrix(signals["sketch"])
     frame = signals.drop_columns(["sketch", "error", "row"]).to_pandas()
-    prompts = frame["prompt_hash"].groupby(neighbours.groups(sketches)).transform("min")
+    prompts = frame["prompt_hash"].groupby(near_duplicates.groups(sketches)).transform("min")
     _refuse_few(frame["prompt_hash"].nunique(), prompts.nunique())
     chosen = np.array(assign(prompts, knobs.split.validation, knobs.split.test, knobs.seed, frame["label"].fillna("")))
     _write(lines, chosen)
@@ -55,13 +61,23 @@ def main() -> None:
 
 
 def _quarantined() -> np.ndarray:
-    """Numbers of the rows that the gate set aside: the first cell of each record, however many cells follow."""
+    """Numbers of the rows that the gate quarantined: the first cell of each record, however many cells follow.
+
+    Raises:
+        UserError: the file is not what validate wrote.
+    """
     csv.field_size_limit(_ANY_LENGTH)
-    with QUARANTINE.open(newline="", encoding="utf-8") as file:
+    with intact(str(QUARANTINE), _AGAIN), QUARANTINE.open(newline="", encoding="utf-8") as file:
         rows = [int(cells[0]) for cells in itertools.islice(csv.reader(file, strict=True), 1, None)]
-    counted = json.loads(VALIDATION.read_text(encoding="utf-8"))["quarantined"]
-    assert len(set(rows)) == len(rows) == counted, "each row that the gate quarantined stands there, and once"
+    with intact(str(VALIDATION), _AGAIN):
+        counted = json.loads(VALIDATION.read_text(encoding="utf-8"))["quarantined"]
+    if not len(set(rows)) == len(rows) == counted:
+        raise _edited(f"it has {len(rows)} rows, and {VALIDATION} counts {counted}")
     return np.array(rows, np.int64)
+
+
+def _edited(how: str) -> UserError:
+    return UserError(f"{QUARANTINE} was edited: {how}; {_AGAIN}")
 
 
 def _write(lines: np.ndarray, chosen: np.ndarray) -> None:
@@ -77,12 +93,12 @@ def _write(lines: np.ndarray, chosen: np.ndarray) -> None:
 def describe(rows: pd.DataFrame, chosen: np.ndarray, sketches: np.ndarray) -> dict[str, Any]:
     """Sizes of the splits, and how near the test is to what is trained on.
 
-    `overlap`: prompts that stand in more than one split; `nearest`: quantiles of the similarity (share of common
+    `overlap`: prompts in more than one split; `nearest`: quantiles of the similarity (share of common
     character 4-grams, estimated) of test prompts to the nearest train prompt, over at most 200 of them.
     """
     tokens = rows["n_tokens"].groupby(chosen).agg(["size", "sum"])
     test, train = sketches[chosen == "test"][:_TEST_PROMPTS], sketches[chosen == "train"]
-    quantiles = np.quantile(neighbours.nearest(test, train), list(_QUANTILES.values()))
+    quantiles = np.quantile(near_duplicates.nearest(test, train), list(_QUANTILES.values()))
     homes = pd.Series(chosen).groupby(rows["prompt_hash"].to_numpy()).nunique()
     return {
         **{name: {"conversations": int(size), "tokens": int(sum_)} for name, size, sum_ in tokens.itertuples()},
@@ -155,7 +171,7 @@ def _fill_empty(groups: pd.DataFrame) -> None:
 
 
 def changed_split() -> int | None:
-    """How many conversations of the splits just written stood in another split in the last committed run.
+    """Number of conversations of the splits just written were in another split in the last committed run.
 
     None where that run's splits are not in DVC's cache. Where it has these very splits, it is what that run counted,
     so that repeating a committed run changes nothing.

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from stages import params
-from stages.backends import unsloth
-from stages.backends.unsloth import trainable, training
-from stages.backends.unsloth.chat import Chat, Example
-from stages.paths import RUN
+from stages.backends.unsloth import training
+from stages.backends.unsloth.base import weights_folder
+from stages.backends.unsloth.reader import Chat, Example
+from stages.backends.unsloth.training import model, run
+from stages.core.paths import RUN
 
 ROUNDS = 2
 TRAINERS = ("notebook", "stock", "finetune")
@@ -84,21 +85,21 @@ def in_own_process(trainer: str) -> dict[str, Any]:
 def measure(trainer: str) -> dict[str, Any]:
     """Train one epoch; real tokens per second (padding does not count), seconds, peak memory, each step's loss."""
     knobs = params.load().model_copy(update={"epochs": 1})
-    trainable.start()
-    train = unsloth.examples(Chat.load(), "train", knobs.unsloth.max_length)
+    model.start()
+    train = training.examples(Chat.load(), "train", knobs.unsloth.max_length)
     tokens = sum(len(example.input_ids) for example in train)
     if trainer == "finetune":
         seconds, losses = ours(train, knobs)
     else:
         seconds, losses = stock(train, knobs, checkpointing=trainer == "notebook" or knobs.gradient_checkpointing)
-    return {"speed": tokens / seconds, "seconds": seconds, "memory": training.peak_memory_mb(), "losses": losses}
+    return {"speed": tokens / seconds, "seconds": seconds, "memory": run.peak_memory_mb(), "losses": losses}
 
 
 def ours(train: list[Example], knobs: params.Params) -> tuple[float, list[float]]:
     history: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        loaded = trainable.load(unsloth.weights_folder(), knobs)
-        result = training.train(loaded, train, train[:1], knobs, history.append, Path(scratch))
+        loaded = model.load(weights_folder(), knobs)
+        result = run.train(loaded, train, train[:1], knobs, history.append, Path(scratch))
     return result.run["seconds"], [row["train_loss"] for row in history if "train_loss" in row]
 
 
@@ -108,7 +109,7 @@ def stock(train: list[Example], knobs: params.Params, checkpointing: bool) -> tu
     from unsloth import FastLanguageModel
 
     model, tokenizer = FastLanguageModel.from_pretrained(
-        str(unsloth.weights_folder()),
+        str(weights_folder()),
         max_seq_length=knobs.unsloth.max_length,
         load_in_4bit=False,
         use_gradient_checkpointing="unsloth" if checkpointing else False,
@@ -142,9 +143,7 @@ def stock(train: list[Example], knobs: params.Params, checkpointing: bool) -> tu
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        trainer = SFTTrainer(
-            model=model, processing_class=tokenizer, args=arguments, train_dataset=training.dataset(train)
-        )
+        trainer = SFTTrainer(model=model, processing_class=tokenizer, args=arguments, train_dataset=run.dataset(train))
         begin = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - begin

@@ -100,8 +100,8 @@ def plain() -> None:
     import pandas as pd
     from transformers import AutoConfig, AutoTokenizer
 
-    from stages.content import BROKEN, SECRETS, finished
-    from stages.language import detect
+    from stages.dataset.detectors import BROKEN, SECRETS, finished
+    from stages.dataset.language import detect
 
     tokenizer = AutoTokenizer.from_pretrained("models/base")
     special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))

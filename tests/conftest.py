@@ -12,47 +12,53 @@ import pandas as pd
 import pytest
 import yaml
 
-from stages import conversations, parse, validate
-from stages.conversations import Conversation, Message
+from stages import parse, validate
+from stages.core.paths import RAW, SIGNALS, SPLITS, SUITE, VALIDATION
+from stages.dataset import conversations
+from stages.dataset.conversations import Conversation, Message
 from stages.params import read_yaml
-from stages.paths import RAW, SIGNALS, SPLITS, SUITE, VALIDATION
-
-from . import history
-from .commands import STAGES, call, dvc, ran
+from tests.support import history
+from tests.support.commands import STAGES, call, dvc, ran
 
 ROOT = Path(__file__).parent.parent
 
-# Workers beside each other share the processors; torch would start as many threads in each as there are.
+# Parallel workers share the cores; by default torch would start one thread per core in each of them.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """An empty project folder that holds the shipped params.yaml and is the current folder."""
+    """An empty project folder with the shipped params.yaml, as the current folder."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path
 
 
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder as the current one."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def small_base(tmp_path_factory):
     """A folder with a tokenizer, a chat template and a model with random weights, small enough to train in seconds."""
-    from tests.small import make_base
+    from tests.support.small import make_base
 
     return make_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
 def base(project, small_base):
-    """The project with the small base model in its place."""
+    """The project with the small base model."""
     use_base(small_base)
     return small_base
 
 
 def use_base(folder):
-    """Make the model in `folder` the base of the current project."""
+    """Use the model in `folder` as the project's base."""
     set_params(unsloth__model=str(folder), unsloth__revision=None)
     from stages import base as stage
 
@@ -60,7 +66,7 @@ def use_base(folder):
 
 
 def set_params(**values):
-    """Change keys of params.yaml; lora__r is the key r of the section lora."""
+    """Set keys of params.yaml; lora__r is the key r in section lora."""
     path = Path("params.yaml")
     params = read_yaml(path)
     for key, value in values.items():
@@ -72,8 +78,8 @@ def set_params(**values):
     path.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def hear_ctrl_c():
-    """For `preexec_fn`: a test run in the background of a script hands on that Ctrl-C is ignored."""
+def accept_ctrl_c():
+    """For `preexec_fn`: restore Ctrl-C, which processes started in the background of a script inherit as ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -87,7 +93,7 @@ def splits(base):
 
 
 def talks(count):
-    """Short conversations that begin alike."""
+    """Short conversations with a common prefix."""
     return [
         Conversation(
             (Message("system", "Be kind."), Message("user", f"Room {n}?"), Message("assistant", f"It is {n}."))
@@ -100,13 +106,13 @@ TALK = '{"messages": [{"role": "user", "content": "Pool %d?"}, {"role": "assista
 
 
 def good_records(count):
-    """Records without a fault, as cells of a CSV."""
+    """Valid records, as cells of a CSV."""
     return [TALK % number for number in range(count)]
 
 
 @pytest.fixture
 def gate(base):
-    """gate(records, **params) runs parse and validate over these records of a CSV, with `edit` made to the suite.
+    """gate(records, **params) runs parse and validate on these records of a CSV, after `edit` of the suite.
 
     `records` may also be the bytes of a whole source.
     """
@@ -132,9 +138,9 @@ def gate(base):
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """A process that runs the finetune stage again and again (see tests/lab.py)."""
-    command = [sys.executable, "-m", "tests.lab"]
-    # With one thread: a process that has started more cannot be forked.
+    """A process that runs the finetune stage repeatedly (see tests/support/lab.py)."""
+    command = [sys.executable, "-m", "tests.support.lab"]
+    # One thread: a multi-threaded process cannot be forked safely.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("DVC_ROOT", None)
     folder = tmp_path_factory.mktemp("lab")
@@ -147,8 +153,10 @@ def lab(tmp_path_factory):
 
 @pytest.fixture
 def observed(splits, lab):
-    """A function that runs the finetune stage with some parameters changed; returns its error or None, and what the
-    probe (see tests/probes.py), which may be given something, found."""
+    """observed(probe, *arguments, **params) runs the finetune stage; returns its error and the probe's findings.
+
+    For probes see tests/support/probes.py.
+    """
 
     def run(probe, *given, **knobs):
         set_params(**knobs)
@@ -162,7 +170,7 @@ def observed(splits, lab):
 
 @pytest.fixture
 def train(observed):
-    """A function that runs the finetune stage with some parameters changed, and returns its error or None."""
+    """train(**params) runs the finetune stage and returns its error or None."""
     return lambda **knobs: observed("nothing", **knobs)[0]
 
 
@@ -177,12 +185,12 @@ def repository(project):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, small_base):
-    """A clone in which the pipeline ran once on the small model; tests work on copies of it."""
+    """A clone in which the pipeline has run once on the small model; tests use copies of it."""
     folder = tmp_path_factory.mktemp("clone") / "project"
     for name in call("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
         if (ROOT / name).is_file() and not name.startswith("reports/") and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            # With its time, by which make sees that the set-up is newer.
+            # Preserve its mtime, so that make considers the environment up to date.
             shutil.copy2(ROOT / name, folder / name)
     (folder / ".venv").symlink_to(Path(sys.prefix))
     with pytest.MonkeyPatch.context() as patch:
@@ -197,7 +205,7 @@ def finished(tmp_path_factory, small_base):
         )
         for command in (["init", "-q"], ["config", "user.name", "t"], ["config", "user.email", "t@example.org"]):
             call("git", *command)
-        # A link is no folder, which is what .gitignore names.
+        # .gitignore lists a folder, which does not match a link.
         Path(".git/info/exclude").write_text(".venv\n")
         assert ran(dvc("repro")) == STAGES
         call("git", "add", "-A")
@@ -207,7 +215,7 @@ def finished(tmp_path_factory, small_base):
 
 @pytest.fixture
 def clone(finished, tmp_path, monkeypatch):
-    """A copy of `finished`, as the current folder, with .venv activated."""
+    """A copy of `finished` as the current folder, with .venv activated."""
     folder = tmp_path / "project"
     shutil.copytree(finished, folder, symlinks=True)
     _enter(folder, monkeypatch)

@@ -1,6 +1,6 @@
 """What `make mutants` (tests/mutants.py) adds to pytest: see `pytest_*` below; and a lab that serves all mutants.
 
-The lab (see tests/lab.py) is started once, as python -m tests.mutants_plugin ADDRESS, and each run is given its mutant.
+The lab (see support/lab.py) is started once, as python -m tests.mutants_plugin ADDRESS; each run is given its mutant.
 """
 
 import itertools
@@ -102,7 +102,7 @@ class _Run(socketserver.StreamRequestHandler):
 
 
 def _train(mutant: str, request: list[Any]) -> tuple[str | None, dict]:
-    from . import lab
+    from tests.support import lab
 
     os.environ[_MUTANT] = mutant
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS_OF_TRAINING, _SECONDS_OF_TRAINING))
@@ -123,7 +123,7 @@ def main() -> None:
     # Read where the settings are: the runs are in other folders.
     from mutmut.configuration import config
 
-    from . import lab
+    from tests.support import lab
 
     config()
     os.environ[_MUTANT] = ""

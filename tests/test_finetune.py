@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from stages import conversations
-from stages.backends import unsloth
-from stages.backends.unsloth.chat import Chat
-from stages.command import UserError
-from stages.conversations import Conversation, Message
-from stages.paths import HISTORY, RUN, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY
-
-from .conftest import ROOT, set_params, talks
+from stages.backends.unsloth import training
+from stages.backends.unsloth.reader import Chat
+from stages.core.cli import UserError
+from stages.core.paths import HISTORY, RUN, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY
+from stages.dataset import conversations
+from stages.dataset.conversations import Conversation, Message
+from tests.conftest import ROOT, set_params, talks
 
 
 def rows(path):
@@ -34,10 +33,10 @@ def test_it_learns_and_keeps_the_best_epoch(train):
     assert json.loads(RUN.read_text())["trainable_parameters"] > 0
 
     # What is kept is that epoch's adapter: plain peft loads it, and measures the same loss.
-    from stages.backends.unsloth import weights_folder
-    from stages.backends.unsloth.local import Pair
+    from stages.backends.unsloth.base import weights_folder
+    from stages.backends.unsloth.inference.local import LocalPair
 
-    pair = Pair.load(weights_folder(), TUNED, Chat.load(), batch_size=4)
+    pair = LocalPair.load(weights_folder(), TUNED, Chat.load(), batch_size=4)
     found = pair.likelihoods(list(conversations.read_jsonl(SPLITS["validation"])), tuned=True)
     assert found.nll.sum() / found.tokens.sum() == pytest.approx(metrics["validation_loss"], rel=0.02)
     assert str(Path.cwd()) not in (TUNED / "adapter_config.json").read_text()
@@ -70,7 +69,7 @@ def test_overlong_conversations_are_dropped_when_asked(base, capsys):
     chat = Chat.load()
     long = Conversation((Message("user", "x" * 500), Message("assistant", "y")))
     conversations.write_jsonl(SPLITS["train"], [*talks(3), long])
-    assert len(unsloth.examples(chat, "train", 200)) == 3
-    assert "left out 1 conversations of more than 200 tokens" in capsys.readouterr().out
-    with pytest.raises(UserError, match="is within unsloth.max_length 20; raise it"):
-        unsloth.examples(chat, "train", 20)
+    assert len(training.examples(chat, "train", 200)) == 3
+    assert "conversations, longer than 200 tokens" in capsys.readouterr().out
+    with pytest.raises(UserError, match="every conversation exceeds unsloth.max_length 20; raise it"):
+        training.examples(chat, "train", 20)

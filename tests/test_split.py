@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages import conversations, split
-from stages.command import UserError
-from stages.conversations import Conversation, Message
-from stages.neighbours import sketch
-from stages.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS, VALIDATION
-from stages.signals import SCHEMA
+from stages import split
+from stages.core.cli import UserError
+from stages.core.paths import CONVERSATIONS, QUARANTINE, SIGNALS, SPLIT_REPORT, SPLITS, TEST_LABELS, VALIDATION
+from stages.dataset import conversations
+from stages.dataset.conversations import Conversation, Message
+from stages.dataset.near_duplicates import sketch
+from stages.dataset.signals import SCHEMA
 
 
 def prompts(count):
@@ -141,7 +142,7 @@ def test_two_different_prompts_are_too_few(rows):
         split.main()
 
 
-def test_many_prompts_of_one_template_are_told_from_few(rows):
+def test_many_prompts_of_one_template_are_distinguished_from_few(rows):
     template = "The hotel has forty rooms, breakfast is from seven to ten in the garden room, the pool closes at eight"
     rows([f"{template}. Guest {n}: may I have towels?" for n in range(30)])
     with pytest.raises(UserError, match="30 different prompts .* form 1 of the 3 groups .*the system message"):
@@ -168,7 +169,9 @@ def test_quarantined_rows_are_left_out(rows):
 def test_a_quarantine_that_is_not_what_the_gate_set_aside_stops_the_run(rows, lines):
     rows([f"question {chr(97 + n) * 20}" for n in range(10)], quarantined=[2, 9])
     QUARANTINE.write_text("row,why,record\n" + lines)
-    with pytest.raises(AssertionError, match="each row that the gate quarantined"):
+    with pytest.raises(
+        UserError, match="quarantine.csv was edited: it has . rows, and .*; `dvc repro` writes it again"
+    ):
         split.main()
 
 
@@ -194,7 +197,7 @@ def test_a_group_has_its_most_common_label():
     assert split.assign(names, 0.2, 0.2, 1, ["y"] * 3 + labels[3:]) == chosen
 
 
-def test_the_labels_of_the_test_stand_beside_it(rows):
+def test_the_labels_of_the_test_are_beside_it(rows):
     letters = [chr(97 + number) for number in range(20)]
     rows([letter * 20 for letter in letters], labels=[f"about {letter}" for letter in letters])
     split.main()
@@ -249,3 +252,11 @@ def test_rows_that_changed_split_since_the_last_commit_are_counted(rows, committ
     assert changed() == count
     rows(letters)
     assert changed() is None
+
+
+@pytest.mark.parametrize("text", ["row,why,record\nmany,x,y\n", 'row,why,record\n"1,x,y\n', "row,why,record\n\xff\n"])
+def test_a_quarantine_that_cannot_be_read_is_named(project, text):
+    QUARANTINE.parent.mkdir(exist_ok=True)
+    QUARANTINE.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"data/quarantine.csv is damaged \(.*\); `dvc repro` writes it again"):
+        split._quarantined()

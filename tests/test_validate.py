@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from stages import conversations, split, validate
-from stages.command import UserError
-from stages.paths import QUARANTINE, SPLITS, SUITE, VALIDATION, VALIDATION_PAGE
-
-from .conftest import ROOT, TALK, good_records
+from stages import split, validate
+from stages.core.cli import UserError
+from stages.core.paths import QUARANTINE, SPLITS, SUITE, VALIDATION, VALIDATION_PAGE
+from stages.dataset import conversations
+from tests.conftest import ROOT, TALK, good_records
 
 KEY = "sk-" + "a1B2" * 8
 
@@ -44,7 +44,7 @@ def test_a_broken_suite_stops_the_run_with_all_its_slips_and_the_other_findings(
     report = {finding["rule"]: finding for finding in json.loads(VALIDATION.read_text())["findings"]}
     slips = {"no_empty_message", "within_context", "short_response", "conflicting_responses", "near_duplicate_prompts"}
     assert slips | {"parses"} == set(report)
-    assert all(name in str(error.value) for name in slips) and "mend this rule in data/expectations.yaml" in str(
+    assert all(name in str(error.value) for name in slips) and "fix this rule in data/expectations.yaml" in str(
         error.value
     )
     assert "<html" in VALIDATION_PAGE.read_text(encoding="utf-8").lower() and QUARANTINE.exists()
@@ -71,13 +71,13 @@ def test_a_suite_must_ask_whether_records_are_conversations(gate, edit, fault):
         ("expect_compound_columns_to_be_unique", "{column_list: [n_empty, n_ovr]}", "n_ovr"),
     ],
 )
-def test_a_slip_in_one_of_several_columns_is_told(gate, kind, asked, wrong):
+def test_a_slip_in_one_of_several_columns_is_reported(gate, kind, asked, wrong):
     rule = f"pair:\n  type: {kind}\n  kwargs: {asked}\n  severity: warning\n  advice: x\n"
     with pytest.raises(UserError, match=f"the signals have no column '{wrong}'; did you mean 'n_over'?"):
         gate(good_records(5), edit=("parses:", rule + "parses:"))
 
 
-def test_a_suite_that_is_not_utf_8_is_told_in_a_line(gate):
+def test_a_suite_that_is_not_utf_8_is_reported_in_a_line(gate):
     gate(good_records(5))
     SUITE.write_bytes(b"\xff\xfe" + SUITE.read_bytes())
     with pytest.raises(UserError, match="^data/expectations.yaml: .*codec can't decode[^\n]*$"):

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stages import files, validate
-from stages.command import UserError
-from stages.paths import VALIDATION
-from stages.signals import SCHEMA
-
-from .conftest import TALK, good_records, set_params
+from stages import validate
+from stages.core import files
+from stages.core.cli import UserError
+from stages.core.paths import VALIDATION
+from stages.dataset.signals import SCHEMA
+from tests.conftest import TALK, good_records, set_params
 
 
 def set_aside(gate, bad, total, allowed):
@@ -49,12 +49,12 @@ def test_a_finding_about_the_whole_table_stops_a_quarantine_too(gate):
     assert "enough_conversations" in str(error.value)
 
 
-def test_what_is_set_aside_is_told_with_its_reason_and_counted(gate, capsys):
+def test_what_is_quarantined_is_reported_with_its_reason_and_counted(gate, capsys):
     assert set_aside(gate, 1, 20, 0.05) == 1
-    told = capsys.readouterr().out
-    assert "critical: parses, 1 of 20 rows" in told
+    shown = capsys.readouterr().out
+    assert "critical: parses, 1 of 20 rows" in shown
     # Besides, their prompts are nearly the same.
-    assert re.search(r"validated 20 rows against \d+ rules: 2 findings, 1 quarantined$", told.strip())
+    assert re.search(r"validated 20 rows against \d+ rules: 2 findings, 1 quarantined$", shown.strip())
 
 
 def test_a_row_with_several_critical_findings_is_set_aside_once(gate):

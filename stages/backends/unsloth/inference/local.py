@@ -1,0 +1,202 @@
+"""Base and tuned model on this machine, run with plain transformers and peft, as users of the adapter would."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftConfig, PeftModel
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, GenerationConfig, TextStreamer
+
+from stages.backends.protocol import Likelihoods
+from stages.backends.unsloth.common import perturbation
+from stages.backends.unsloth.reader import IGNORED, Chat, Example
+from stages.core.cli import quiet_libraries
+from stages.dataset.conversations import Conversation, Message
+
+# Most tokens per batch when a gradient is needed, since all activations are kept.
+_GRADIENT_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class LocalPair:
+    """Base and tuned model: one model with an adapter that can be disabled, or two models."""
+
+    base: Any
+    tuned: Any
+    chat: Chat
+    batch_size: int
+
+    @classmethod
+    def load(cls, weights: Path, tuned: Path, chat: Chat, batch_size: int) -> "LocalPair":
+        """Load the base model and the adapter or full model in `tuned`, on the GPU if there is one."""
+        quiet_libraries()
+        base = _plain(weights)
+        if not (tuned / "adapter_config.json").exists():
+            return cls(base, _plain(tuned), chat, batch_size)
+        biases = PeftConfig.from_pretrained(str(tuned)).bias != "none"
+        # Trained biases overwrite the base's, and disabling the adapter would not restore them.
+        under = _plain(weights) if biases else base
+        model = PeftModel.from_pretrained(under, str(tuned), local_files_only=True).eval()
+        return cls(base if biases else model, model, chat, batch_size)
+
+    def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods:
+        """Score each conversation's response given its prompt."""
+        return self._likelihoods(conversations, tuned, self.batch_size, _score)
+
+    def perturbed(self, conversations: Sequence[Conversation], tuned: bool, epsilon: float) -> Likelihoods:
+        """`likelihoods` with each conversation's embeddings shifted by an L2 norm of `epsilon` along the gradient."""
+        longest = max(len(self.chat.example(one, last_only=True).input_ids) for one in conversations)
+        return self._likelihoods(
+            conversations,
+            tuned,
+            max(1, min(self.batch_size, _GRADIENT_TOKENS // longest)),
+            lambda model, batch: _score_perturbed(model, batch, epsilon),
+        )
+
+    def _likelihoods(
+        self,
+        conversations: Sequence[Conversation],
+        tuned: bool,
+        batch_size: int,
+        score: Callable[[Any, "_Batch"], torch.Tensor],
+    ) -> Likelihoods:
+        examples = [self.chat.example(conversation, last_only=True) for conversation in conversations]
+        found = np.zeros((3, len(examples)))
+        with self._which(tuned) as model:
+            for rows in _batches([len(one.input_ids) for one in examples], batch_size, "loss", tuned):
+                found[:, rows] = score(model, self._batch([examples[row] for row in rows])).cpu().numpy()
+        return Likelihoods(*found)
+
+    @torch.inference_mode()
+    def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
+        """Return the greedy answer to each prompt, and how many were truncated at `max_new_tokens`."""
+        tokenizer = self.chat.tokenizer
+        prompts = [self.chat.render(conversation, -1, answer_next=True) for conversation in conversations]
+        ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        greedy = self._greedy(max_new_tokens)
+        texts, cut = [""] * len(ids), 0
+        with self._which(tuned) as model:
+            for rows in _batches([len(one) for one in ids], self.batch_size, "answers", tuned):
+                batch = self._left_padded([ids[row] for row in rows])
+                out = model.generate(**batch, generation_config=greedy)[:, batch["input_ids"].shape[1] :]
+                for row, answer in zip(rows, out.tolist(), strict=True):
+                    texts[row] = tokenizer.decode(answer, skip_special_tokens=True).strip()
+                    cut += tokenizer.eos_token_id not in answer
+        return texts, cut
+
+    @torch.inference_mode()
+    def say(self, messages: Sequence[Message], tuned: bool, max_new_tokens: int, on_text: Callable[[str], Any]) -> str:
+        """Stream the greedy answer to `on_text` word by word, then return it whole."""
+        prompt = self.chat.render(Conversation(tuple(messages)), answer_next=True)
+        inputs = self._left_padded([self.chat.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
+        words = _Words(self.chat.tokenizer, on_text)
+        with self._which(tuned) as model:
+            model.generate(**inputs, generation_config=self._greedy(max_new_tokens), streamer=words)
+        return words.said.strip()
+
+    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+        """Greedy decoding, whatever the base's generation config says (it may sample or penalize repetition)."""
+        tokenizer = self.chat.tokenizer
+        return GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Nothing: local answers cost only time."""
+        return {}
+
+    @contextmanager
+    def _which(self, tuned: bool) -> Iterator[Any]:
+        if tuned or self.base is not self.tuned:
+            yield self.tuned if tuned else self.base
+        else:
+            with self.tuned.disable_adapter():
+                yield self.tuned
+
+    def _left_padded(self, ids: Sequence[list[int]]) -> dict[str, torch.Tensor]:
+        batch = self.chat.tokenizer.pad({"input_ids": list(ids)}, padding_side="left", return_tensors="pt")
+        return {name: batch[name].to(self.tuned.device) for name in ("input_ids", "attention_mask")}
+
+    def _batch(self, examples: Sequence[Example]) -> "_Batch":
+        inputs = self._left_padded([one.input_ids for one in examples])
+        width = inputs["input_ids"].shape[1]
+        labels = torch.full((len(examples), width), IGNORED)
+        for row, one in enumerate(examples):
+            labels[row, width - len(one.labels) :] = torch.tensor(one.labels)
+        return _Batch(inputs, labels.to(self.tuned.device))
+
+
+class _Words(TextStreamer):  # type: ignore[misc]
+    """Passes on each word of an answer once it is complete."""
+
+    def __init__(self, tokenizer: Any, on_text: Callable[[str], Any]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.said, self._on_text = "", on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.said += text
+        self._on_text(text)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Left-padded `input_ids` and `attention_mask`, and labels: each of shape (conversations, longest)."""
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+
+def _plain(folder: Path) -> Any:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
+    return model.requires_grad_(False).to(device).eval()
+
+
+def _batches(lengths: Sequence[int], batch_size: int, what: str, tuned: bool) -> Iterator[list[int]]:
+    """Batches of similar length, longest first: little padding, and running out of memory shows at once."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, desc=f"{'tuned' if tuned else 'base'} {what}", unit="batch", disable=None):
+        yield order[start : start + batch_size]
+
+
+def _score(model: Any, batch: _Batch) -> torch.Tensor:
+    """Negative log-likelihood, correct tokens and all tokens of each row's labels: shape (3, conversations)."""
+    with torch.inference_mode():
+        return _sums(model, batch)
+
+
+def _score_perturbed(model: Any, batch: _Batch, epsilon: float) -> torch.Tensor:
+    embeddings = model.get_input_embeddings()
+    rows = torch.arange(len(batch.labels), device=batch.labels.device)[:, None]
+    members = torch.where(batch.inputs["attention_mask"] > 0, rows, -1)
+    moved = perturbation.worst(lambda: _sums(model, batch)[0].sum(), embeddings, members, epsilon)
+    with torch.inference_mode(), perturbation.disturbed(embeddings, moved):
+        return _sums(model, batch)
+
+
+def _sums(model: Any, batch: _Batch) -> torch.Tensor:
+    labels, mask = batch.labels, batch.inputs["attention_mask"]
+    first = int((labels != IGNORED).any(dim=0).nonzero()[0])
+    # With left padding the responses are at the end: logits are needed from one before the first label on.
+    logits = model(
+        **batch.inputs,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        logits_to_keep=labels.shape[1] - first + 1,
+        use_cache=False,
+    ).logits[:, :-1]
+    rows, places = torch.nonzero(labels[:, first:] != IGNORED, as_tuple=True)
+    targets = labels[:, first:][rows, places]
+    logits = logits[rows, places]
+    nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").double()
+    correct = (logits.argmax(dim=-1) == targets).double()
+    found = torch.zeros(3, len(labels), dtype=torch.double, device=nll.device)
+    return found.index_add(1, rows, torch.stack([nll, correct, torch.ones_like(nll)]))

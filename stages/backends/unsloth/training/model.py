@@ -1,0 +1,184 @@
+"""The base model, prepared for training: adapters (lora, qlora, dora) or all weights (full).
+
+Unsloth patches transformers and TRL on import, so `start` imports it before anything else imports them.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.core import files
+from stages.core.cli import UserError, quiet_libraries, without_banners
+from stages.params import Params
+
+if TYPE_CHECKING:
+    from stages.backends.unsloth.training.micro_batches import MicroBatches
+    from stages.backends.unsloth.training.optimizer import Group
+
+
+def start() -> None:
+    """Import Unsloth and silence the libraries' banners, progress bars and warnings."""
+    os.environ["UNSLOTH_COMPILE_LOCATION"] = str(files.state_dir("unsloth"))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with without_banners():
+        import unsloth  # noqa: F401
+
+    quiet_libraries()
+
+
+def refuse_impossible(knobs: Params) -> None:
+    """Reject parameters that cannot work on this machine, before any data is read.
+
+    Raises:
+        UserError: names the parameter and the reason.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        if knobs.attention_dropout:
+            raise UserError("attention_dropout: not supported by Unsloth's GPU kernels; set it to 0")
+        if knobs.packing is True:
+            raise UserError("packing: not supported by Unsloth's GPU kernels; set it to auto or false")
+        if knobs.gradient_checkpointing and knobs.adversarial.method == "pgd":
+            raise UserError(
+                "adversarial.method: pgd needs gradients of the embeddings alone, which Unsloth's"
+                " gradient_checkpointing on a GPU does not support; choose freelb, or set gradient_checkpointing: false"
+            )
+    elif knobs.optim == "adamw_8bit":
+        raise UserError("optim: adamw_8bit needs an NVIDIA GPU, and none was found; to save memory here, use adafactor")
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A model whose trained weights require gradients, its tokenizer, micro-batching and parameter groups."""
+
+    model: Any
+    tokenizer: Any
+    batches: "MicroBatches"
+    groups: "list[Group]"
+
+
+def load(base: Path, knobs: Params) -> Trainable:
+    """Load the base model from the folder `base` and prepare it for training.
+
+    Raises:
+        UserError: the model does not support a parameter.
+    """
+    from unsloth import FastLanguageModel
+
+    from stages.backends.unsloth.training import optimizer
+
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        str(base),
+        max_seq_length=knobs.unsloth.max_length,
+        load_in_4bit=knobs.method == "qlora",
+        full_finetuning=knobs.method == "full",
+        use_gradient_checkpointing=_checkpointing(knobs),
+        local_files_only=True,
+        **(_in_float32() if knobs.method == "full" else {}),
+    )
+    if knobs.method == "qlora" and not getattr(model, "is_loaded_in_4bit", False):
+        raise UserError("method: qlora: bitsandbytes cannot load this model in 4 bit on this machine; choose lora")
+    if knobs.method != "full":
+        model = _adapted(model, knobs)
+    _set_attention_dropout(model, knobs.attention_dropout)
+    return Trainable(model, tokenizer, _micro_batches(model, tokenizer, knobs), optimizer.groups(model, knobs))
+
+
+def _in_float32() -> dict[str, Any]:
+    """Unsloth's options for float32 weights: by default it trains in bf16, where small updates are rounded away."""
+    import torch
+
+    # On a GPU it still computes in bf16, by autocast.
+    return {"float32_mixed_precision": True} if torch.cuda.is_available() else {"dtype": torch.float32}
+
+
+def _checkpointing(knobs: Params) -> str | bool:
+    # Unsloth's own implementation, which offloads activations to host memory.
+    return "unsloth" if knobs.gradient_checkpointing else False
+
+
+def _adapted(model: Any, knobs: Params) -> Any:
+    from unsloth import FastLanguageModel
+
+    lora = knobs.lora
+    _refuse_unknown_layers(lora.layers_to_transform or [], model.config.get_text_config().num_hidden_layers)
+    if isinstance(lora.target_modules, list):
+        _refuse_unknown_modules(lora.target_modules, [name for name, _ in model.named_modules()])
+    try:
+        adapted = FastLanguageModel.get_peft_model(
+            model,
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=knobs.dropout,
+            target_modules=lora.target_modules,
+            bias=lora.bias,
+            use_rslora=lora.use_rslora,
+            init_lora_weights=True if lora.init_lora_weights == "default" else lora.init_lora_weights,
+            layers_to_transform=lora.layers_to_transform,
+            use_dora=knobs.method == "dora",
+            use_gradient_checkpointing=_checkpointing(knobs),
+            random_state=knobs.seed,
+        )
+    except ValueError as error:
+        # peft found no match for a pattern, or cannot adapt the type of layer.
+        raise UserError(f"lora.target_modules: {' '.join(str(error).split())}") from None
+    trained = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
+    if lora.bias != "none" and not any(name.endswith("bias") for name in trained):
+        where = "the target modules have" if lora.bias == "lora_only" else "the model has"
+        raise UserError(f"lora.bias: {lora.bias} has no effect, because {where} no biases; set it to none")
+    return adapted
+
+
+def _refuse_unknown_modules(names: Sequence[str], modules: Iterable[str]) -> None:
+    """Reject unknown names, which peft ignores as long as one name matches."""
+    # The model itself is listed with an empty name.
+    known = [name for name in modules if name]
+    last = sorted({name.rpartition(".")[2] for name in known if not name.rpartition(".")[2].isdigit()})
+    for name in names:
+        if not any(f".{module}".endswith(f".{name}") for module in known):
+            near = difflib.get_close_matches(name, last, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(last)}"
+            raise UserError(f"lora.target_modules: the model has no module '{name}'; {hint}")
+
+
+def _refuse_unknown_layers(numbers: Sequence[int], depth: int) -> None:
+    if wrong := [number for number in numbers if number >= depth]:
+        raise UserError(f"lora.layers_to_transform: the model has no layer {wrong[0]}; choose from 0 to {depth - 1}")
+
+
+def _set_attention_dropout(model: Any, rate: float) -> None:
+    """Set it on the modules, so that the saved configuration keeps the base's value."""
+    modules = [module for module in model.modules() if hasattr(module, "attention_dropout")]
+    if rate and not modules:
+        raise UserError(f"attention_dropout: not supported by {model.config.model_type} models; set it to 0")
+    for module in modules:
+        module.attention_dropout = rate
+
+
+def _micro_batches(model: Any, tokenizer: Any, knobs: Params) -> "MicroBatches":
+    """Choose how batches are split: padded on a GPU, for Unsloth's kernels; elsewhere packed into trees if correct.
+
+    Raises:
+        UserError: packing is required, but the model's attention does not support it.
+    """
+    import torch
+
+    from stages.backends.unsloth.training import prefix_tree
+    from stages.backends.unsloth.training.micro_batches import MicroBatches
+
+    supported = not torch.cuda.is_available() and prefix_tree.supported(model.config)
+    if knobs.packing is True and not supported:
+        raise UserError(f"packing: not tested with {model.config.model_type} models; set it to auto")
+    packed = supported and knobs.packing is not False
+    if packed:
+        # On two cores, forward and backward are twice as fast as with the fused kernel.
+        model.set_attn_implementation("eager")
+    # A perturbation belongs to one conversation, so its prefix cannot be shared.
+    share = knobs.adversarial.method == "none"
+    budget = sys.maxsize if torch.cuda.is_available() else prefix_tree.TREE_TOKENS
+    return MicroBatches(packed, share, tokenizer.pad_token_id, budget)

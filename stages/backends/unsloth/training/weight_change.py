@@ -1,0 +1,108 @@
+"""How far training moved each weight: the Frobenius norm of the difference, divided by that of the base weight.
+
+Tensors are read from the files one at a time, so memory use is that of a single weight.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from stages.backends.unsloth.training.optimizer import layer_of, plain
+
+_TIED = {"lm_head.weight": "model.embed_tokens.weight"}
+
+
+class Weights:
+    """The tensors in a folder's safetensors files by name, as float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
+        self._where = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._where))
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._where[name].get_tensor(name).float()
+
+
+def moved(base: Path, tuned: Path) -> list[dict[str, Any]]:
+    """Return a row for each trained tensor: `layer` (empty outside the layers), `module`, `change`.
+
+    `tuned` is the folder of an adapter or a full model; `change` is a fraction of the base's norm.
+    """
+    before = Weights(base)
+    changes = _of_adapter(before, tuned) if (tuned / "adapter_config.json").exists() else _of_model(before, tuned)
+    rows = [_row(name, change) for name, change in changes]
+    return sorted(rows, key=lambda row: (row["layer"] == "", row["layer"] or 0, row["module"]))
+
+
+def _row(name: str, change: float) -> dict[str, Any]:
+    layer = layer_of(name)
+    module = name.removesuffix(".weight")
+    module = module.partition(f".{layer}.")[2] if layer is not None else module
+    return {"layer": "" if layer is None else layer, "module": module, "change": float(f"{change:.4g}")}
+
+
+def _of_model(before: Weights, tuned: Path) -> Iterator[tuple[str, float]]:
+    after = Weights(tuned)
+    for name in after:
+        base = _base(before, name)
+        yield name, _relative(after[name] - base, base)
+
+
+def _of_adapter(before: Weights, tuned: Path) -> Iterator[tuple[str, float]]:
+    config = json.loads((tuned / "adapter_config.json").read_text(encoding="utf-8"))
+    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
+    adapter = Weights(tuned)
+    for name, parts in _parts(adapter).items():
+        base = _base(before, name)
+        yield name, _relative(_difference(base, adapter, parts, scale), base)
+
+
+def _parts(adapter: Weights) -> dict[str, dict[str, str]]:
+    """For each trained weight of the base, the adapter's tensors by role; includes every tensor."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for key in adapter:
+        place, adapted, part = key.partition(".lora_")
+        name, part = (f"{place}.weight", part.removesuffix(".weight")) if adapted else (key, "whole")
+        found[plain(name)][part] = key
+    return found
+
+
+def _difference(base: torch.Tensor, adapter: Weights, parts: dict[str, str], scale: float) -> torch.Tensor:
+    """Tuned weight minus base; transposed for embeddings, as in peft."""
+    if "whole" in parts:
+        # A bias, or a module that is trained and saved in full.
+        return adapter[parts["whole"]] - base
+    kind = "embedding_" if "embedding_A" in parts else ""
+    base = base.T if kind else base
+    update = (adapter[parts[f"{kind}B"]] @ adapter[parts[f"{kind}A"]] * scale).reshape(base.shape)
+    if "magnitude_vector" in parts:
+        return _dora(base, update, adapter[parts["magnitude_vector"]]) - base
+    return update
+
+
+def _base(before: Weights, name: str) -> torch.Tensor:
+    # A head tied to the embeddings is not stored separately.
+    stored = name if name in before else _TIED.get(name, name)
+    assert stored in before, f"{name} was trained, but the base has no weight of this name"
+    return before[stored]
+
+
+def _dora(base: torch.Tensor, update: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
+    """DoRA's weight: each row of base + update scaled to its trained magnitude (Liu et al. 2024, arXiv:2402.09353)."""
+    directions = base + update
+    return magnitude[:, None] * directions / directions.norm(dim=1, keepdim=True)
+
+
+def _relative(difference: torch.Tensor, base: torch.Tensor) -> float:
+    return float(difference.norm() / base.norm().clamp(min=1e-12))

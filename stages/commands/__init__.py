@@ -1,0 +1,1 @@
+"""What people run besides the stages: `python -m stages.commands.NAME`."""

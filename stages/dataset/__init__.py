@@ -1,0 +1,1 @@
+"""Conversations: from the bytes of a source file to records, and what is known of each."""

@@ -1,1 +1,0 @@
-"""The tuned model in the forms that other programs take."""

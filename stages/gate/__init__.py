@@ -1,0 +1,1 @@
+"""The data gate: rules as data, and what they found, in words."""

@@ -1,1 +1,0 @@
-"""What the Unsloth backend adds to a trainer."""

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+
+from stages.backends.unsloth.inference.local import LocalPair
+from stages.backends.unsloth.reader import Chat
+from stages.dataset.conversations import Conversation, Message
+
+
+def talk(*turns):
+    roles = ["user", "assistant"] * len(turns)
+    return Conversation(tuple(Message(role, turn) for role, turn in zip(roles, turns, strict=False)))
+
+
+TALKS = [
+    talk("Pool?", "At 7."),
+    talk("Hi", "Hello!", "And breakfast, please: when?", "From 7 to 10, downstairs."),
+    talk("a", "b"),
+]
+
+
+@pytest.fixture
+def pair(base, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapter")
+    return LocalPair.load(base, tmp_path / "adapter", Chat.load(), batch_size=2)
+
+
+def expected(pair, conversation, tuned):
+    """Likelihood of the response from a plain forward pass over one conversation, without padding or caches."""
+    example = pair.chat.example(conversation, last_only=True)
+    with torch.no_grad(), pair._which(tuned) as model:
+        logits = model(input_ids=torch.tensor([example.input_ids])).logits[0, :-1].float()
+    labels = torch.tensor(example.labels[1:])
+    keep = labels != -100
+    nll = torch.nn.functional.cross_entropy(logits[keep], labels[keep], reduction="sum")
+    return float(nll), int((logits[keep].argmax(-1) == labels[keep]).sum()), int(keep.sum())
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_likelihoods_do_not_depend_on_the_batch(pair, tuned):
+    found = pair.likelihoods(TALKS, tuned)
+    by_hand = np.array([expected(pair, one, tuned) for one in TALKS]).T
+    assert found.tokens.tolist() == by_hand[2].tolist() and found.tokens.tolist()[2] == 2  # "b" and the end token
+    # bf16 has 8 bits: the order of summation shows in the third digit.
+    assert found.nll == pytest.approx(by_hand[0], rel=0.01)
+
+
+def test_base_and_tuned_model_differ(pair):
+    assert (pair.likelihoods(TALKS, True).nll != pair.likelihoods(TALKS, False).nll).all()
+
+
+def test_truncated_answers_are_counted(pair):
+    texts, cut = pair.answers(TALKS, True, max_new_tokens=3)
+    # A model with random weights never generates the end token.
+    assert len(texts) == 3 == cut and all(len(text) <= 3 for text in texts)
+    assert pair.answers(TALKS[:2], True, max_new_tokens=3)[1] == 2
+
+
+def test_answers_stop_at_the_end_token(pair):
+    # Rig the head so that the end token is always the most likely.
+    head = pair.tuned.get_output_embeddings()
+    head.weight = torch.nn.Parameter(torch.zeros_like(head.weight))
+    with torch.no_grad():
+        head.weight[2] = 1
+    body = pair.tuned.get_base_model().model
+    body.norm.forward = lambda hidden: torch.ones_like(hidden)
+    assert pair.answers(TALKS, False, max_new_tokens=5) == (["", "", ""], 0)
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_the_worst_perturbation_raises_the_loss_and_does_not_depend_on_the_batch(pair, tuned):
+    clean = pair.likelihoods(TALKS, tuned).nll
+    found = pair.perturbed(TALKS, tuned, epsilon=2.0).nll
+    assert (found > clean).all()
+    for row, talk in enumerate(TALKS):
+        assert pair.perturbed([talk], tuned, epsilon=2.0).nll[0] == pytest.approx(found[row], rel=0.02)
+    assert pair.perturbed(TALKS, tuned, epsilon=1e-6).nll == pytest.approx(clean, rel=0.01)
