@@ -1,31 +1,61 @@
-"""evaluate: base and tuned model on the test split, measured and compared, with confidence intervals.
+"""evaluate: base, tuned model and cheap baselines on the test split, compared with confidence intervals; the verdict.
 
-`reports/metrics.json` is for `dvc metrics diff`, `reports/slices.json` has the same for each label of the data, and
-`reports/eval/predictions.jsonl` has every answer with its scores, and the number of tokens of its reference.
-`reports/eval/run.json` holds what varies by nature.
+`reports/metrics.json` has the few numbers that `dvc exp show` lists, `reports/eval/measures.json` all measures with
+their intervals, and `reports/slices.json` the same for each label of the data. `reports/eval/predictions.jsonl` has
+every answer with its scores, `reports/eval/general.jsonl` what the base answers to general prompts and its loss before
+and after, and `reports/eval/run.json` what varies by nature.
 """
 
 import json
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from stages import backends, params
-from stages.backends.protocol import Likelihoods
+from stages.backends.protocol import ModelPair
 from stages.core import files
 from stages.core.cli import notice, run
-from stages.core.paths import EVAL_RUN, METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
+from stages.core.paths import (
+    EVAL_RUN,
+    GENERAL,
+    MEASURES,
+    METRICS,
+    PREDICTIONS,
+    SLICES,
+    SPLIT_REPORT,
+    SPLITS,
+    TEST_LABELS,
+    TRAIN_METRICS,
+)
 from stages.dataset import conversations
-from stages.dataset.conversations import Conversation
-from stages.metrics import registry
-from stages.metrics.intervals import Bootstrap, Mean
+from stages.dataset.conversations import Conversation, Message
+from stages.metrics import choices, general_prompts, registry, verdict
+from stages.metrics.baselines import LookUp
+from stages.metrics.intervals import Bootstrap, Interval, Mean
+from stages.metrics.registry import REGISTRY
+from stages.metrics.scoring import Expected
+from stages.metrics.verdict import Evidence, Verdict
 
 # The slice of conversations whose record has no label.
 _UNLABELLED = "(no label)"
+# The tuned model's measures in metrics.json, which `dvc exp show` has room for.
+_SHOWN = ("facts_right", "fact_recall", "fact_precision", "chrf", "loss", "retention")
 
 Measures = dict[str, Mean]
+Intervals = dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One way to answer the test split, a model's or a baseline's: its answers, and its measures."""
+
+    answers: list[str]
+    measures: Measures
 
 
 def main() -> None:
@@ -33,49 +63,182 @@ def main() -> None:
     knobs = params.load()
     test = list(conversations.read_jsonl(SPLITS["test"]))
     pair = backends.inference(knobs).pair(knobs)
-    answers, measures, epsilon = {}, {}, knobs.evaluate.epsilon
-    for name, tuned in (("base", False), ("tuned", True)):
-        answers[name], cut = pair.answers(test, tuned, knobs.evaluate.max_new_tokens)
-        if cut:
-            notice(f"{name}: {cut} of {len(test)} answers were cut at evaluate.max_new_tokens")
-        measures[name] = _measures(test, answers[name], pair.likelihoods(test, tuned))
-        if epsilon is not None and (perturbed := pair.perturbed(test, tuned, epsilon)) is not None:
-            measures[name] |= registry.of_likelihoods(perturbed, perturbed=True)
-    results = compare(measures["base"], measures["tuned"], knobs)
-    _write_predictions(test, answers, measures)
-    _write_metrics(results, measures["base"].get("loss"))
+    models = {name: _model(name, pair, test, knobs) for name in ("base", "tuned")}
+    general, kept = _general(pair)
+    baselines = _baselines(pair, test, knobs)
+    results = compare(models, kept, baselines, knobs)
+    found = judge(results, len(test), models["base"].measures["facts_right"].count, knobs)
+    _write_predictions(test, models, baselines)
+    _write_general(general, kept)
+    _write_measures(found, results, models["base"].measures)
     labels = json.loads(TEST_LABELS.read_text(encoding="utf-8"))
-    files.write_json(SLICES, slices(labels, measures["base"], measures["tuned"], knobs))
-    files.write_json(EVAL_RUN, {"seconds": round(time.perf_counter() - begin, 1), **pair.facts()})
-    name, gain = next(iter(results["gain"].items()))
-    notice(f"evaluated {len(test)} conversations: {name} gain {gain['value']} ({gain['low']} to {gain['high']})")
+    files.write_json(SLICES, slices(labels, models["base"].measures, models["tuned"].measures, knobs))
+    seconds = round(time.perf_counter() - begin, 1)
+    files.write_json(EVAL_RUN, {"date": time.strftime("%Y-%m-%d"), "seconds": seconds, **pair.facts()})
+    notice(f"evaluated {len(test)} conversations. {found.sentence}")
 
 
-def _measures(test: list[Conversation], answers: list[str], likelihoods: Likelihoods | None) -> Measures:
-    """All available metrics; without likelihoods, those that need them are absent."""
-    found = registry.of_answers(answers, [conversation.response for conversation in test])
-    return found if likelihoods is None else registry.of_likelihoods(likelihoods) | found
+def expected(test: Sequence[Conversation]) -> list[Expected]:
+    """What the answers are compared with."""
+    return [Expected(one.response, tuple(message.text for message in one.prompt)) for one in test]
 
 
-def compare(base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, dict[str, Any]]:
-    """Each measure of the base model, of the tuned one, and tuned minus base, with intervals."""
-    bootstrap = Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
+def _model(name: str, pair: ModelPair, test: list[Conversation], knobs: params.Params) -> Answered:
+    """A model's answers and all measures that the backend has; without likelihoods, those that need them are absent."""
+    tuned, epsilon = name == "tuned", knobs.evaluate.epsilon
+    answers = _answers(name, pair, test, tuned, knobs)
+    measures = registry.of_answers(answers, expected(test))
+    if (likelihoods := pair.likelihoods(test, tuned)) is not None:
+        measures |= registry.of_likelihoods(likelihoods, "references")
+        if choice := _choice(pair, test, likelihoods.nll, tuned, knobs.seed):
+            measures["fact_choice"] = choice
+    if epsilon is not None and (perturbed := pair.perturbed(test, tuned, epsilon)) is not None:
+        measures |= registry.of_likelihoods(perturbed, "perturbed")
+    return Answered(answers, {name: measures[name] for name in REGISTRY if name in measures})
+
+
+def _answers(name: str, pair: ModelPair, test: list[Conversation], tuned: bool, knobs: params.Params) -> list[str]:
+    answers, cut = pair.answers(test, tuned, knobs.evaluate.max_new_tokens)
+    if cut:
+        notice(f"{name}: {cut} of {len(test)} answers were cut at evaluate.max_new_tokens")
+    return answers
+
+
+def _choice(pair: ModelPair, test: list[Conversation], nll: np.ndarray, tuned: bool, seed: int) -> Mean | None:
+    """How often the reference is likelier than its altered copies; None where no reference has a fact to alter."""
+    copies = choices.altered(expected(test), seed)
+    altered = [_answering(one, text) for one, texts in zip(test, copies, strict=True) for text in texts]
+    likelihoods = pair.likelihoods(altered, tuned) if altered else None
+    if likelihoods is None:
+        return None
+    found = np.full((len(test), 1 + choices.ALTERED), np.nan)
+    found[:, 0] = nll
+    rows = [row for row, texts in enumerate(copies) if texts]
+    found[rows, 1:] = likelihoods.nll.reshape(-1, choices.ALTERED)
+    return choices.chosen(found)
+
+
+def _answering(conversation: Conversation, text: str) -> Conversation:
+    """The conversation with another response."""
+    return msgspec.structs.replace(conversation, messages=(*conversation.prompt, Message("assistant", text)))
+
+
+def _general(pair: ModelPair) -> tuple[list[Conversation], dict[str, Measures]]:
+    """General prompts with the base's own answers, and each model's loss on these; nothing without likelihoods."""
+    asked = [Conversation((Message("user", text), Message("assistant", "."))) for text in general_prompts.PROMPTS]
+    if pair.likelihoods(asked[:1], False) is None:
+        return [], {"base": {}, "tuned": {}}
+    answers, _ = pair.answers(asked, False, general_prompts.TOKENS)
+    general = [_answering(one, general_prompts.whole(answer)) for one, answer in zip(asked, answers, strict=True)]
+    kept = {}
+    for name in ("base", "tuned"):
+        likelihoods = pair.likelihoods(general, name == "tuned")
+        assert likelihoods is not None
+        kept[name] = registry.of_likelihoods(likelihoods, "general")
+    return general, kept
+
+
+def _baselines(pair: ModelPair, test: list[Conversation], knobs: params.Params) -> dict[str, Answered]:
+    """The baselines of `evaluate.baselines`; those that cost more than is allowed are left out."""
+    wanted = knobs.evaluate.baselines
+    if not wanted:
+        return {}
+    look_up = LookUp(list(conversations.read_jsonl(SPLITS["train"])))
+    answers: dict[str, list[str]] = {}
+    for name in wanted:
+        if name == "nearest":
+            answers[name] = look_up.nearest(test)
+        elif name == "constant":
+            answers[name] = look_up.constant(test)
+        else:
+            prompts, tuned = look_up.with_examples(test), name == "tuned_few_shot"
+            if _affordable(name, pair, prompts, tuned, knobs):
+                answers[name] = _answers(name, pair, prompts, tuned, knobs)
+    return {name: Answered(found, registry.of_answers(found, expected(test))) for name, found in answers.items()}
+
+
+def _affordable(name: str, pair: ModelPair, prompts: list[Conversation], tuned: bool, knobs: params.Params) -> bool:
+    limit, price = knobs.evaluate.max_cost_usd, pair.price(prompts, tuned, knobs.evaluate.max_new_tokens)
+    if limit is None or (price is not None and price <= limit):
+        return True
+    cost = "an unknown amount" if price is None else f"about ${price:.2f}"
+    notice(f"{name}: left out, because it would cost {cost}, and evaluate.max_cost_usd allows ${limit:g}")
+    return False
+
+
+def compare(
+    models: Mapping[str, Answered],
+    kept: Mapping[str, Measures],
+    baselines: Mapping[str, Answered],
+    knobs: params.Params,
+) -> dict[str, Any]:
+    """Each measure of base and tuned model, and tuned minus base, with intervals; for each baseline the same.
+
+    `test` has base, tuned and gain; `baselines` has for each its measures, and tuned minus it as gain.
+    """
+    bootstrap = _bootstrap(knobs)
+    base, tuned = (models[name].measures | kept[name] for name in ("base", "tuned"))
     return {
-        "base": {name: bootstrap.interval(mean, registry.REGISTRY[name].digits) for name, mean in base.items()},
-        "tuned": {name: bootstrap.interval(mean, registry.REGISTRY[name].digits) for name, mean in tuned.items()},
-        "gain": {name: bootstrap.gain(base[name], tuned[name], registry.REGISTRY[name].digits) for name in base},
+        "test": _compared(base, tuned, bootstrap),
+        "baselines": {
+            name: {
+                "measures": _intervals(one.measures, bootstrap),
+                "gain": _gains(one.measures, tuned, bootstrap),
+            }
+            for name, one in baselines.items()
+        },
     }
 
 
+def _bootstrap(knobs: params.Params) -> Bootstrap:
+    return Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
+
+
+def _compared(base: Measures, tuned: Measures, bootstrap: Bootstrap) -> dict[str, Intervals]:
+    return {
+        "base": _intervals(base, bootstrap),
+        "tuned": _intervals(tuned, bootstrap),
+        "gain": _gains(base, tuned, bootstrap),
+    }
+
+
+def _intervals(measures: Measures, bootstrap: Bootstrap) -> Intervals:
+    return {name: bootstrap.interval(mean, REGISTRY[name].digits) for name, mean in measures.items()}
+
+
+def _gains(old: Measures, new: Measures, bootstrap: Bootstrap) -> Intervals:
+    return {name: bootstrap.gain(old[name], new[name], REGISTRY[name].digits) for name in old}
+
+
+def judge(results: dict[str, Any], count: int, with_facts: int, knobs: params.Params) -> Verdict:
+    """The verdict on the results of `compare`, over so many conversations, of which so many have facts."""
+    return verdict.judge(
+        Evidence(
+            against="the base",
+            conversations=count,
+            with_facts=with_facts,
+            gain=results["test"]["gain"],
+            tuned=_values(results["test"]["tuned"]),
+            allowed=knobs.verdict.retention,
+            over={name: one["gain"] for name, one in results["baselines"].items()},
+            baselines={name: _values(one["measures"]) for name, one in results["baselines"].items()},
+        )
+    )
+
+
+def _values(found: Mapping[str, Interval]) -> dict[str, float | None]:
+    return {name: one["value"] for name, one in found.items()}
+
+
 def slices(labels: list[str], base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, dict[str, Any]]:
-    """What `compare` returns for the conversations of each label, and their number; empty without labels."""
+    """Base, tuned and gain for the conversations of each label, and their number; empty without labels."""
     found = {}
     unlabelled = _UNLABELLED
     while unlabelled in labels:
         unlabelled = f"({unlabelled})"
     for label in sorted(set(labels)):
         chosen = np.array([one == label for one in labels])
-        results = compare(_among(base, chosen), _among(tuned, chosen), knobs)
+        results = _compared(_among(base, chosen), _among(tuned, chosen), _bootstrap(knobs))
         found[label or unlabelled] = {"conversations": int(chosen.sum()), **results}
     return found
 
@@ -84,42 +247,68 @@ def _among(measures: Measures, chosen: np.ndarray) -> Measures:
     return {name: mean.among(chosen) for name, mean in measures.items()}
 
 
-def _write_metrics(results: dict[str, Any], loss: Mean | None) -> None:
+def _write_measures(found: Verdict, results: dict[str, Any], base: Measures) -> None:
     splits = json.loads(SPLIT_REPORT.read_text(encoding="utf-8"))
-    counts = {name: splits[name]["conversations"] for name in SPLITS}
-    if loss is not None:
-        counts["test_tokens"] = int(loss.weights.sum())
-    files.write_json(
-        METRICS,
-        {
-            "test": results,
-            "train": json.loads(TRAIN_METRICS.read_text(encoding="utf-8")),
-            "counts": counts,
-        },
-    )
+    counts = {name: splits[name]["conversations"] for name in SPLITS} | {"with_facts": base["facts_right"].count}
+    if "loss" in base:
+        counts["test_tokens"] = int(base["loss"].weights.sum())
+    train = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
+    outcome = {"word": found.word, "sentence": found.sentence}
+    files.write_json(MEASURES, {"verdict": outcome, **results, "train": train, "counts": counts})
+    tuned = _values(results["test"]["tuned"])
+    shown = {name: tuned.get(name) for name in _SHOWN} | {"validation_loss": train.get("validation_loss")}
+    few = {name: value for name, value in shown.items() if value is not None}
+    files.write_json(METRICS, {"verdict": found.word, **few})
 
 
-def _write_predictions(test: list[Conversation], answers: dict[str, list[str]], measures: dict[str, Measures]) -> None:
-    with files.replacing(PREDICTIONS) as path, path.open("w", encoding="utf-8", newline="\n") as out:
-        for row, conversation in enumerate(test):
-            line: dict[str, Any] = {
-                "prompt": [msgspec.to_builtins(message) for message in conversation.prompt],
-                "reference": conversation.response,
-                "base": answers["base"][row],
-                "tuned": answers["tuned"][row],
-                "scores": {name: _scores(found, row) for name, found in measures.items()},
-            }
-            # Weights of the loss: with them a later review takes the mean again, over the same conversations.
-            if "loss" in measures["tuned"]:
-                line["tokens"] = int(measures["tuned"]["loss"].weights[row])
-            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+def _write_predictions(
+    test: list[Conversation], models: Mapping[str, Answered], baselines: Mapping[str, Answered]
+) -> None:
+    def line(row: int, conversation: Conversation) -> dict[str, Any]:
+        answers = {name: one.answers[row] for name, one in models.items()}
+        found = _line(conversation, answers, {name: one.measures for name, one in models.items()}, row)
+        return found | {"baselines": {name: one.answers[row] for name, one in baselines.items()}}
+
+    _write_lines(PREDICTIONS, [line(row, conversation) for row, conversation in enumerate(test)])
 
 
-def _scores(measures: Measures, row: int) -> dict[str, float]:
+def _write_general(general: Sequence[Conversation], kept: Mapping[str, Measures]) -> None:
+    _write_lines(GENERAL, [_line(conversation, {}, kept, row) for row, conversation in enumerate(general)])
+
+
+def _line(
+    conversation: Conversation, answers: dict[str, str], measures: Mapping[str, Measures], row: int
+) -> dict[str, Any]:
+    """A conversation with its answers, scores, and the weights of these in the means that are not 1.
+
+    With the weights a later review takes the means again, over the conversations that two runs share.
+    """
     return {
-        name: round(float(mean.of(mean.totals[[row]], mean.weights[[row]])), registry.REGISTRY[name].digits)
+        "prompt": [msgspec.to_builtins(message) for message in conversation.prompt],
+        "reference": conversation.response,
+        **answers,
+        "scores": {part: _scores(found, row) for part, found in measures.items()},
+        "weights": {part: _weights(found, row) for part, found in measures.items()},
+    }
+
+
+def _scores(measures: Measures, row: int) -> dict[str, float | None]:
+    """Each measure of one conversation; None where it does not count."""
+    return {
+        name: round(float(mean.of(mean.totals[[row]], mean.weights[[row]])), REGISTRY[name].digits)
+        if mean.weights[row]
+        else None
         for name, mean in measures.items()
     }
+
+
+def _weights(measures: Measures, row: int) -> dict[str, int]:
+    return {name: int(mean.weights[row]) for name, mean in measures.items() if not REGISTRY[name].score}
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    with files.replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+        out.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 if __name__ == "__main__":

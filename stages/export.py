@@ -11,7 +11,7 @@ from pathlib import Path
 from stages import backends, params
 from stages.backends import model_card
 from stages.core.cli import notice, run
-from stages.core.paths import EXPORT, METRICS, SPLIT_REPORT, TRAIN_METRICS
+from stages.core.paths import EXPORT, MEASURES, SPLIT_REPORT, TRAIN_METRICS
 from stages.metrics.registry import REGISTRY
 
 
@@ -28,7 +28,7 @@ def main() -> None:
 def _write_card(folder: Path, knobs: params.Params) -> None:
     splits = _json(SPLIT_REPORT)
     counts = {name: splits[name]["conversations"] for name in ("train", "validation")}
-    tuned = _json(METRICS)["test"]["tuned"]
+    tuned = _json(MEASURES)["test"]["tuned"]
     results = {name: (REGISTRY[name].label, found["value"]) for name, found in tuned.items()}
     model_card.write(folder, knobs, _json(TRAIN_METRICS), counts, adapter=False, results=results)
 

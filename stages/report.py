@@ -21,7 +21,7 @@ from stages import params
 from stages.core import files, revisions
 from stages.core.artifacts import intact, numbers
 from stages.core.cli import UserError, notice, run
-from stages.core.flatten import flat, without_credentials
+from stages.core.flatten import address, flat, plain, without_credentials
 from stages.core.paths import (
     BASE,
     EVAL_RUN,
@@ -29,7 +29,7 @@ from stages.core.paths import (
     HISTORY,
     HTML,
     MARKDOWN,
-    METRICS,
+    MEASURES,
     PREDICTIONS,
     RAW,
     RUN,
@@ -43,20 +43,22 @@ from stages.core.paths import (
     WEIGHTS,
 )
 from stages.metrics import registry
+from stages.metrics.intervals import FEWEST
 from stages.metrics.registry import REGISTRY, Measure, measure
 from stages.reporting import charts, examples, predictions, templates
 from stages.reporting.templates import number
 
+# Titles of the groups of metrics, and the metrics that the chart compares.
+_GROUPS_OF_ROWS = {"facts": "Facts", "answers": "Answers", "kept": "What was kept", "loss": "Loss of the references"}
+_CHARTED = ("facts_right", "chrf")
 # What is shown of each slice, of how many, and of how long a label; reports/slices.json has all.
 _SLICES = 50
 _LABEL = 100
 # A mixture of experts has hundreds of modules in a layer.
 _MODULES = 40
-_MEND = "run `dvc repro` to write it again"
+_ANEW = "run `dvc repro` to write it again"
 _PAGE_BYTES = 1_000_000
-# Worst and best answers, of each so many.
-_FEATURED = 5
-# Characters of each of their texts that are shown however full the page is.
+# Characters of each text of the three answers on top that are shown however full the page is.
 _FEATURED_TEXT = 2000
 # Longest question in the line that opens a conversation, and conversations that open together.
 _TITLE = 160
@@ -86,23 +88,26 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
     Raises:
         UserError: a file is missing or is not what its stage writes.
     """
-    metrics, splits, validation, slices = (_json(path) for path in (METRICS, SPLIT_REPORT, VALIDATION, SLICES))
-    lines = predictions.read(_text(PREDICTIONS), str(PREDICTIONS), _MEND)
+    measures, splits, validation, slices = (_json(path) for path in (MEASURES, SPLIT_REPORT, VALIDATION, SLICES))
+    lines = predictions.read(_text(PREDICTIONS), str(PREDICTIONS), _ANEW)
     conversations = [examples.answered(number, line) for number, line in enumerate(lines, 1)]
     lengths = examples.lengths(conversations)
+    run_facts = flat({"training": _json(RUN), "evaluation": _json(EVAL_RUN)}, number)
     system, talks = examples.shared_system(conversations)
     confidence = f"{100 * knobs.evaluate.confidence:g}%"
     history, validation_history = _history(HISTORY, "train_loss"), _history(VALIDATION_HISTORY, "validation_loss")
-    with intact(str(METRICS), _MEND):
+    with intact(str(MEASURES), _ANEW):
         results = {
-            "verdict": verdict(metrics, confidence),
-            "rows": [_row(name, metrics["test"]) for name in REGISTRY if name in metrics["test"]["gain"]],
-            "train": flat(metrics["train"], number),
-            "counts": flat(metrics["counts"], number),
+            "verdict": predictions.clean(str(measures["verdict"]["sentence"])),
+            "groups_of_rows": _grouped(measures),
+            "baselines": list(measures["baselines"]),
+            "comparison_chart": charts.compared(_panels(measures)),
+            "train": flat(measures["train"], number),
+            "counts": flat(measures["counts"], number),
         }
-    with intact(str(WEIGHTS), _MEND):
+    with intact(str(WEIGHTS), _ANEW):
         movement = _movement(_rows(_text(WEIGHTS)))
-    with intact(str(SLICES), _MEND):
+    with intact(str(SLICES), _ANEW):
         largest = _largest(slices)
     return {
         **results,
@@ -117,14 +122,17 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         "splits": splits,
         "split_names": list(SPLITS),
         "validation": validation,
-        "params": _parameters(knobs),
-        "run": flat({"training": _json(RUN), "evaluation": _json(EVAL_RUN)}, number),
+        **_parameters(knobs),
+        "model": _base_model(knobs),
+        "source": knobs.data.source,
+        "date": str(run_facts.get("evaluation.date", "")),
+        "run": run_facts,
         "lengths": {part: examples.quantiles(values) for part, values in lengths.items()},
         "length_chart": charts.lengths({part: lengths[part] for part in ("reference", "base", "tuned")}),
         "system": system,
         "count": len(talks),
         "longest": max(length for values in lengths.values() for length in values),
-        "answers": examples.ranking(talks, _FEATURED),
+        "answers": examples.ranking(talks),
         "checksums": revisions.WORKSPACE.checksums(),
         "paths": {
             "page": HTML,
@@ -167,61 +175,50 @@ def git_object(text: str) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def verdict(metrics: dict[str, Any], confidence: str) -> str:
-    """One sentence on whether fine-tuning helped, judged on the test conversations by the loss, or else by chrF."""
-    name = next(name for name in ("loss", "chrf") if name in metrics["test"]["gain"])
-    row = _row(name, metrics["test"])
-    count = metrics["counts"]["test"]
-    where = f"on {count} held-out conversation{'s' if count != 1 else ''}"
-    fell = metrics["test"]["gain"][name]["value"] < 0
-    moved = f"the {row.label} {'fell' if fell else 'rose'} from {row.base.value} to {row.tuned.value}"
-    interval = f"{confidence} interval {row.gain.interval}"
-    if row.word == "better":
-        return f"Fine-tuning helped: {where} {moved} (gain {row.gain.value}, {interval})."
-    if row.word == "worse":
-        return f"Fine-tuning hurt: {where} {moved} (gain {row.gain.value}, {interval})."
-    moved = f"the {row.label} went from {row.base.value} to {row.tuned.value}"
-    if row.word == "within noise":
-        return (
-            f"Fine-tuning made no difference beyond noise: {where} {moved} "
-            f"(gain {row.gain.value}, {interval} includes zero)."
-        )
-    return f"Too little test data to judge: {where} {moved} (gain {row.gain.value}), which gives no interval."
-
-
 @dataclass(frozen=True)
 class Row:
-    """One metric: base, tuned and gain as text, the word for it, and the whisker's ends and dot from -1 to 1.
-
-    In the plot right is better, whatever the metric's direction, and each row has its own scale.
-    """
+    """One metric: base, baselines, tuned and gain as text, and the word for the gain."""
 
     label: str
     arrow: str
     base: Measure
+    baselines: list[Measure | None]
     tuned: Measure
     gain: Measure
     word: str
-    dot: float | None
-    ends: tuple[float, float] | None
 
 
-def _row(name: str, test: dict[str, Any]) -> Row:
+def _grouped(measures: dict[str, Any]) -> list[tuple[str, list[Row]]]:
+    """The rows of the metrics that were measured, by what people read together."""
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for name, metric in REGISTRY.items():
+        if name in measures["test"]["gain"]:
+            rows[_GROUPS_OF_ROWS[metric.group]].append(_row(name, measures["test"], measures["baselines"]))
+    return list(rows.items())
+
+
+def _row(name: str, test: dict[str, Any], baselines: dict[str, Any]) -> Row:
     base, tuned, gain = (test[part][name] for part in ("base", "tuned", "gain"))
     places = registry.places(base["value"], gain)
-    low, high, value = gain["low"], gain["high"], gain["value"]
-    metric = REGISTRY[name]
-    scale = max((abs(one) for one in (low, high, value) if one is not None), default=0) or 1
+    found = (one["measures"].get(name) for one in baselines.values())
     return Row(
-        label=metric.label,
-        arrow=metric.arrow,
+        label=REGISTRY[name].label,
+        arrow=REGISTRY[name].arrow,
         base=measure(base, places),
+        baselines=[one and measure(one, places) for one in found],
         tuned=measure(tuned, places),
         gain=measure(gain, places),
-        word=metric.word(low, high),
-        dot=None if value is None else metric.sign * value / scale,
-        ends=None if low is None or high is None else (metric.sign * low / scale, metric.sign * high / scale),
+        word=REGISTRY[name].word(gain["low"], gain["high"]),
     )
+
+
+def _panels(measures: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the chart compares: the measures that decide, of base, baselines and tuned model."""
+    sides = {"base": measures["test"]["base"]}
+    sides |= {name: one["measures"] for name, one in measures["baselines"].items()}
+    sides["tuned"] = measures["test"]["tuned"]
+    panels = {REGISTRY[name].label: {side: found[name] for side, found in sides.items()} for name in _CHARTED}
+    return {title: panel for title, panel in panels.items() if panel["tuned"]["value"] is not None}
 
 
 def _largest(slices: dict[str, Any]) -> list[dict[str, Any]]:
@@ -231,17 +228,30 @@ def _largest(slices: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _slice(label: str, found: dict[str, Any]) -> dict[str, Any]:
-    rows = [_row(name, found) for name, metric in REGISTRY.items() if metric.sliced and name in found["gain"]]
+    rows = [_row(name, found, {}) for name, metric in REGISTRY.items() if metric.sliced and name in found["gain"]]
     return {"label": templates.clip(label, _LABEL), "conversations": found["conversations"], "rows": rows}
 
 
-def _parameters(knobs: params.Params) -> dict[str, str]:
-    return without_credentials(flat(knobs.model_dump(by_alias=True), str))
+def _parameters(knobs: params.Params) -> dict[str, dict[str, str]]:
+    """The parameters that differ from those shipped, and the rest; without other sources and other backends."""
+    values = knobs.model_dump(by_alias=True)
+    values["data"]["sources"] = {knobs.data.source: values["data"]["sources"][knobs.data.source]}
+    for backend in params.BACKENDS:
+        if backend != knobs.backend:
+            del values[backend]
+    found = without_credentials(flat(values, plain))
+    shipped = flat(params.DEFAULTS, plain)
+    changed = {name: value for name, value in found.items() if value != shipped.get(name)}
+    return {"changed": changed, "unchanged": {name: value for name, value in found.items() if name not in changed}}
+
+
+def _base_model(knobs: params.Params) -> str:
+    return address(knobs.openai.model if knobs.backend == "openai" else knobs.unsloth.model)
 
 
 def _history(path: Path, loss: str) -> list[dict[str, float]]:
     """The rows of a table of history, without the cells that are empty because a service does not report them."""
-    with intact(str(path), _MEND):
+    with intact(str(path), _ANEW):
         rows = _rows(_text(path))
         if rows and loss not in rows[0]:
             raise KeyError(loss)
@@ -286,12 +296,14 @@ def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
 def _environment() -> Environment:
     environment = templates.environment(Path(templates.__file__).parent)
     environment.globals |= {
+        "fewest": FEWEST,
         "title_limit": _TITLE,
         "featured_limit": _FEATURED_TEXT,
         "group_size": _GROUP,
     }
     environment.filters |= {
         "cut": examples.cut,
+        "parts": examples.parts,
         "cut_prompt": examples.cut_prompt,
         "from_reports": lambda path: path.relative_to(HTML.parent).as_posix(),
     }
@@ -300,14 +312,14 @@ def _environment() -> Environment:
 
 def _text(path: Path) -> str:
     try:
-        with intact(str(path), _MEND):
+        with intact(str(path), _ANEW):
             return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro`, which writes it and then this report") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
-    with intact(str(path), _MEND):
+    with intact(str(path), _ANEW):
         value = numbers(_text(path))
         if not isinstance(value, dict):
             raise TypeError("it is not a JSON object")

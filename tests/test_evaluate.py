@@ -7,8 +7,9 @@ import pytest
 from stages import backends, evaluate, params
 from stages.backends.protocol import Likelihoods
 from stages.core import files
-from stages.core.paths import METRICS, PREDICTIONS, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
+from stages.core.paths import MEASURES, PREDICTIONS, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
 from stages.dataset import conversations
+from stages.metrics import intervals
 from stages.metrics.intervals import Mean
 from tests.conftest import ROOT, talks
 
@@ -19,7 +20,8 @@ def measures(*losses):
     return {"loss": Mean(np.array(losses), np.ones(len(losses)))}
 
 
-def test_each_label_has_the_metrics_of_its_own_conversations():
+def test_each_label_has_the_metrics_of_its_own_conversations(monkeypatch):
+    monkeypatch.setattr(intervals, "FEWEST", 2)
     labels = ["pool", "", "pool", "spa", "pool"]
     found = evaluate.slices(labels, measures(1.0, 5.0, 2.0, 3.0, 6.0), measures(0.5, 5.0, 1.0, 4.0, 3.0), KNOBS)
     assert list(found) == ["(no label)", "pool", "spa"]
@@ -47,7 +49,9 @@ NLL = {False: [4.0, 30.0, 9.0], True: [2.0, 12.0, 9.0]}
 TOKENS = [2, 10, 3]
 
 
-def likelihoods(test, tuned):
+def likelihoods(asked, tuned):
+    if len(asked) != 3 or asked[0].response != "It is 0.":
+        return Likelihoods(np.full(len(asked), 8.0 + 4 * tuned), np.ones(len(asked)), np.full(len(asked), 4))
     return Likelihoods(np.array(NLL[tuned]), np.array([1.0, 5.0, 3.0]), np.array(TOKENS))
 
 
@@ -59,12 +63,14 @@ def evaluated(project, monkeypatch):
         pair = SimpleNamespace(
             answers=lambda test, tuned, limit: (["It is 1."] * len(test), 0),
             likelihoods=likelihoods,
+            price=lambda *_: 0.0,
             perturbed=lambda *_: None,
             facts=dict,
         )
         monkeypatch.setattr(backends, "inference", lambda knobs: SimpleNamespace(pair=lambda knobs: pair))
         SPLITS["test"].parent.mkdir(parents=True)
         conversations.write_jsonl(SPLITS["test"], talks(3))
+        conversations.write_jsonl(SPLITS["train"], talks(5))
         files.write_json(SPLIT_REPORT, {name: {"conversations": 3} for name in SPLITS})
         files.write_json(TRAIN_METRICS, {})
         files.write_json(TEST_LABELS, [])
@@ -76,12 +82,17 @@ def evaluated(project, monkeypatch):
 
 def test_the_loss_can_be_taken_again_from_the_predictions(evaluated):
     lines = evaluated(likelihoods)
-    assert [line["tokens"] for line in lines] == TOKENS
-    sums = {part: sum(line["scores"][part]["loss"] * line["tokens"] for line in lines) for part in ("base", "tuned")}
+    weights = [line["weights"]["base"]["loss"] for line in lines]
+    assert weights == TOKENS == [line["weights"]["tuned"]["loss"] for line in lines]
+    sums = {
+        part: sum(line["scores"][part]["loss"] * tokens for line, tokens in zip(lines, weights, strict=True))
+        for part in ("base", "tuned")
+    }
     # (4 + 30 + 9) / 15 and (2 + 12 + 9) / 15.
     assert sums["base"] / 15 == pytest.approx(43 / 15) and sums["tuned"] / 15 == pytest.approx(23 / 15)
-    assert json.loads(METRICS.read_text())["test"]["tuned"]["loss"]["value"] == round(23 / 15, 4)
+    assert json.loads(MEASURES.read_text())["test"]["tuned"]["loss"]["value"] == round(23 / 15, 4)
 
 
-def test_without_likelihoods_nothing_is_weighted(evaluated):
-    assert not any("tokens" in line for line in evaluated(lambda *_: None))
+def test_without_likelihoods_nothing_is_weighted_by_tokens(evaluated):
+    for line in evaluated(lambda *_: None):
+        assert set(line["weights"]["tuned"]) == {"facts_right", "fact_recall", "fact_precision"}

@@ -9,10 +9,22 @@ import pytest
 from stages import backends, evaluate, params
 from stages.backends.protocol import Likelihoods
 from stages.core import files
-from stages.core.paths import EVAL_RUN, METRICS, PREDICTIONS, SLICES, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS
+from stages.core.paths import (
+    EVAL_RUN,
+    GENERAL,
+    MEASURES,
+    METRICS,
+    PREDICTIONS,
+    SLICES,
+    SPLIT_REPORT,
+    SPLITS,
+    TEST_LABELS,
+    TRAIN_METRICS,
+)
 from stages.dataset import conversations
 from stages.dataset.conversations import Conversation, Message
-from stages.metrics.intervals import Mean
+from stages.metrics import general_prompts
+from stages.metrics.intervals import Bootstrap, Mean
 from tests.conftest import ROOT, set_params
 
 KNOBS = params.load(ROOT / "params.yaml")
@@ -35,12 +47,23 @@ class Known:
         self.cut, self.asked = cut, []
 
     def answers(self, test, tuned, max_new_tokens):
-        assert test == TEST
+        if test != TEST:
+            # The base is asked what it says to general prompts.
+            assert not tuned and max_new_tokens == general_prompts.TOKENS
+            assert [one.prompt[-1].text for one in test] == list(general_prompts.PROMPTS)
+            return ["One. Two. Thr"] * len(test), len(test)
         self.asked.append(("answers", tuned, max_new_tokens))
         return ANSWERS[tuned], self.cut[tuned]
 
     def likelihoods(self, test, tuned):
-        assert test == TEST
+        if test[0].prompt == TEST[1].prompt:
+            # Copies of the second reference with another number than 7; its own is 30 before and 12 after.
+            assert len({one.response for one in test} | {TEST[1].response}) == 4
+            return Likelihoods(np.array([31.0, 29.5, 40.0]), np.ones(3), np.full(3, 10))
+        if test != TEST:
+            assert test[0].prompt[-1].text == general_prompts.PROMPTS[0]
+            # 2 nats a token before, 2.5 after.
+            return Likelihoods(np.full(len(test), 10.0 if tuned else 8.0), np.ones(len(test)), np.full(len(test), 4))
         return Likelihoods(np.array(NLL[tuned]), np.array(CORRECT[tuned]), np.array(TOKENS))
 
     def perturbed(self, test, tuned, epsilon):
@@ -54,7 +77,8 @@ class Known:
 
 @pytest.fixture
 def evaluated(project, monkeypatch):
-    """evaluated(pair) runs the stage and returns what metrics.json holds."""
+    """evaluated(pair) runs the stage and returns what measures.json holds."""
+    set_params(evaluate__baselines=[])
 
     def run(pair, labels=("pool", "pool", "")):
         def load(knobs):
@@ -69,7 +93,7 @@ def evaluated(project, monkeypatch):
         files.write_json(TRAIN_METRICS, {"steps": 57})
         files.write_json(TEST_LABELS, list(labels))
         evaluate.main()
-        return json.loads(METRICS.read_text())
+        return json.loads(MEASURES.read_text())
 
     return run
 
@@ -98,7 +122,7 @@ def test_every_measure_of_both_models_is_that_of_its_definition(evaluated):
 def test_the_metrics_come_with_the_counts_and_the_training_s(evaluated):
     metrics = evaluated(Known())
     assert metrics["train"] == {"steps": 57}
-    assert metrics["counts"] == {"train": 7, "validation": 8, "test": 9, "test_tokens": 15}
+    assert metrics["counts"] == {"train": 7, "validation": 8, "test": 9, "with_facts": 1, "test_tokens": 15}
 
 
 def test_every_prediction_has_both_answers_and_their_scores(evaluated):
@@ -109,7 +133,7 @@ def test_every_prediction_has_both_answers_and_their_scores(evaluated):
     assert lines[0]["prompt"] == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Pool?"}]
     assert [line["reference"] for line in lines] == ["abcd", "At sieben — “7”.", "Yes."]
     assert [(line["base"], line["tuned"]) for line in lines] == list(zip(ANSWERS[False], ANSWERS[True], strict=True))
-    assert [line["tokens"] for line in lines] == TOKENS
+    assert [line["weights"]["tuned"]["loss"] for line in lines] == TOKENS
     scores = {part: [line["scores"][part] for line in lines] for part in ("base", "tuned")}
     assert [one["loss"] for one in scores["base"]] == [2.0, 3.0, 3.0]
     assert [one["loss"] for one in scores["tuned"]] == [1.0, 1.2, 3.0]
@@ -157,19 +181,54 @@ def test_answers_that_were_cut_are_counted_for_each_model(evaluated, capsys, cut
     assert lines == [f"{one} of 3 answers were cut at evaluate.max_new_tokens" for one in told]
 
 
-def test_the_gain_is_reported_in_the_last_line_and_facts_are_kept(evaluated, capsys):
-    gain = evaluated(Known())["test"]["gain"]["loss"]
+def test_the_verdict_is_reported_in_the_last_line_and_facts_are_kept(evaluated, capsys):
+    found = evaluated(Known())
+    assert found["verdict"]["word"] == "too few" == json.loads(METRICS.read_text())["verdict"]
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"evaluated 3 conversations: loss gain -1.3333 ({gain['low']} to {gain['high']})"
+    assert last == "evaluated 3 conversations. Too few test conversations to judge: 3, where 10 are needed."
     run = json.loads(EVAL_RUN.read_text())
     assert run["price_usd"] == 0.25 and 0 <= run["seconds"] < 60
+
+
+def test_what_the_base_says_in_general_is_measured_before_and_after(evaluated):
+    found = evaluated(Known())["test"]
+    assert (found["base"]["retention"]["value"], found["tuned"]["retention"]["value"]) == (2.0, 2.5)
+    assert found["gain"]["retention"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    lines = [json.loads(line) for line in GENERAL.read_text().splitlines()]
+    assert len(lines) == len(general_prompts.PROMPTS) and "base" not in lines[0]
+    # The cut sentence is left out.
+    assert lines[0]["reference"] == "One. Two."
+    assert lines[0]["scores"]["tuned"] == {"retention": 2.5} and lines[0]["weights"]["tuned"] == {"retention": 4}
+
+
+def test_a_model_knows_a_fact_if_the_true_one_is_the_likeliest(evaluated):
+    found = evaluated(Known())["test"]
+    assert (found["base"]["fact_choice"]["value"], found["tuned"]["fact_choice"]["value"]) == (0.0, 1.0)
+    lines = [json.loads(line) for line in PREDICTIONS.read_text().splitlines()]
+    assert [line["scores"]["tuned"]["fact_choice"] for line in lines] == [None, 1.0, None]
+
+
+def test_what_experiments_are_listed_by_is_little(evaluated):
+    evaluated(Known())
+    found = json.loads(METRICS.read_text())
+    # Facts: the second reference has one, 7, and no answer has it; no answer states any.
+    assert found == {
+        "verdict": "too few",
+        "facts_right": 0.0,
+        "fact_recall": 0.0,
+        "chrf": found["chrf"],
+        "loss": 1.5333,
+        "retention": 2.5,
+    }
 
 
 def compared(base, tuned, seed=42, **evaluation):
     """`compare` for one score of each conversation, under other parameters than the shipped ones."""
     knobs = KNOBS.model_copy(update={"seed": seed, "evaluate": KNOBS.evaluate.model_copy(update=evaluation)})
     means = [{"chrf": Mean(np.array(scores), np.ones(len(scores)))} for scores in (base, tuned)]
-    return {part: found["chrf"] for part, found in evaluate.compare(*means, knobs).items()}
+    bootstrap = Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
+    assert evaluate._bootstrap(knobs) == bootstrap
+    return {part: found["chrf"] for part, found in evaluate._compared(*means, bootstrap).items()}
 
 
 def test_each_measure_is_kept_with_its_own_decimals():
@@ -211,7 +270,7 @@ def test_the_seed_is_that_of_the_parameters():
 def test_two_runs_at_one_seed_write_the_same_bytes(evaluated):
     def outcome():
         evaluated(Known())
-        return [path.read_bytes() for path in (METRICS, SLICES, PREDICTIONS)]
+        return [path.read_bytes() for path in (METRICS, MEASURES, SLICES, PREDICTIONS, GENERAL)]
 
     set_params(seed=7)
     assert outcome() == outcome()

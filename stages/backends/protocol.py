@@ -62,6 +62,9 @@ class ModelPair(Protocol):
     def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
         """Return the greedy answer to each prompt, and how many were truncated at `max_new_tokens`."""
 
+    def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
+        """Estimate the most that `answers` would cost, in US dollars; None if unknown."""
+
     def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods | None:
         """Score each conversation's response given its prompt; None if the backend cannot."""
 

@@ -1,6 +1,6 @@
 """Two runs on the same test conversations: each measure's paired difference, and the answers that changed most.
 
-A run is its lines of predictions.jsonl; what is compared are the answers of its tuned model.
+A run is its lines of predictions.jsonl and of general.jsonl; what is compared is its tuned model.
 """
 
 import collections
@@ -57,7 +57,7 @@ class Change:
 
 
 def pairs(old: Sequence[Line], new: Sequence[Line]) -> LinePairs:
-    """The conversations that both runs were tested on, in the new run's order."""
+    """The conversations that both runs have, in the new run's order."""
     before = _by_conversation(old)
     return [(before[key], line) for key, line in _by_conversation(new).items() if key in before]
 
@@ -73,19 +73,31 @@ def _by_conversation(lines: Sequence[Line]) -> dict[tuple[str, int], Line]:
     return found
 
 
+@dataclass(frozen=True)
+class Shared:
+    """The test conversations and the general prompts that both runs have."""
+
+    test: LinePairs
+    general: LinePairs
+
+    def of(self, name: str) -> LinePairs:
+        """Those that a metric is measured on."""
+        return self.general if REGISTRY[name].of == "general" else self.test
+
+
 def changes(
-    shared: LinePairs, old: Own, new: Own, bootstrap: Bootstrap, obstacles: Mapping[str, str] = _NO_OBSTACLES
+    shared: Shared, old: Own, new: Own, bootstrap: Bootstrap, obstacles: Mapping[str, str] = _NO_OBSTACLES
 ) -> list[Change]:
     """A change for each measure that one of the runs has.
 
     Values are means over the shared conversations; those of a measure that cannot be compared are the runs' own, from
-    `old` and `new`, the tuned model's values in their metrics.json. `obstacles` says of measures why they cannot be
+    `old` and `new`, the tuned model's values in their measures.json. `obstacles` says of measures why they cannot be
     compared, whatever the conversations.
     """
     return [
         _incomparable(name, old, new, obstacle)
-        if (obstacle := _obstacle(name, shared) or obstacles.get(name, ""))
-        else _change(name, shared, bootstrap)
+        if (obstacle := _obstacle(name, shared.of(name)) or obstacles.get(name, ""))
+        else _change(name, shared.of(name), bootstrap)
         for name in REGISTRY
         if name in old or name in new
     ]
@@ -109,21 +121,36 @@ def _obstacle(name: str, shared: LinePairs) -> str:
     if not shared:
         return _NOTHING_SHARED
     for side, run in enumerate(("old", "new")):
-        if not all(name in pair[side]["scores"]["tuned"] for pair in shared):
+        lines = [pair[side] for pair in shared]
+        if not all(name in line["scores"]["tuned"] for line in lines):
             return f"the {run} run did not measure it"
-        if REGISTRY[name].per_token and not all("tokens" in pair[side] for pair in shared):
-            return f"the {run} run kept no numbers of tokens, which are its weights"
+        if not all(_weighed(name, line) for line in lines):
+            return f"the {run} run kept no weights of it"
+        if not any(_weight(name, line) for line in lines):
+            return f"the {run} run has nothing to measure it on"
     # A loss for each token says little about a model that cuts the same text into other tokens.
-    if REGISTRY[name].per_token and any(old["tokens"] != new["tokens"] for old, new in shared):
+    if REGISTRY[name].per_token and any(_weight(name, old) != _weight(name, new) for old, new in shared):
         return "the two models count tokens differently"
     return ""
 
 
+def _weighed(name: str, line: Line) -> bool:
+    """Whether a line says how much its score counts, and has one if it counts."""
+    if REGISTRY[name].score:
+        return line["scores"]["tuned"][name] is not None
+    weight = line["weights"]["tuned"].get(name)
+    return weight is not None and (weight == 0 or line["scores"]["tuned"][REGISTRY[name].mean_of or name] is not None)
+
+
+def _weight(name: str, line: Line) -> int:
+    return 1 if REGISTRY[name].score else int(line["weights"]["tuned"][name])
+
+
 def _mean(name: str, lines: Sequence[Line]) -> Mean:
-    weights = np.array([line["tokens"] if REGISTRY[name].per_token else 1 for line in lines], float)
     metric = REGISTRY[name]
-    totals = weights * np.array([line["scores"]["tuned"][metric.mean_of or name] for line in lines], float)
-    return Mean(totals, weights, metric.finish)
+    weights = np.array([_weight(name, line) for line in lines], float)
+    scores = [line["scores"]["tuned"][metric.mean_of or name] if _weight(name, line) else 0 for line in lines]
+    return Mean(weights * np.array(scores, float), weights, metric.finish)
 
 
 def most_changed(shared: LinePairs, count: int) -> LinePairs:

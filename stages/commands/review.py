@@ -15,16 +15,17 @@ from typing import Any
 
 from stages import params
 from stages.commands import comparison, data_changes
-from stages.commands.comparison import Change
+from stages.commands.comparison import Change, Shared
 from stages.core import cli, revisions
 from stages.core.artifacts import intact, numbers
 from stages.core.cli import UserError, run
 from stages.core.flatten import flat, plain, without_credentials
-from stages.core.paths import METRICS, PREDICTIONS, SPLIT_REPORT, SUITE, VALIDATION
+from stages.core.paths import GENERAL, MEASURES, PREDICTIONS, SPLIT_REPORT, SUITE, VALIDATION
 from stages.core.revisions import Revision
-from stages.metrics import registry
+from stages.metrics import registry, verdict
 from stages.metrics.intervals import Bootstrap
-from stages.metrics.registry import REGISTRY
+from stages.metrics.registry import REGISTRY, TOO_FEW
+from stages.metrics.verdict import Evidence
 from stages.reporting import predictions, templates
 
 # A comment on GitHub holds 65,536 characters; some are left for what is posted with the review.
@@ -40,8 +41,8 @@ def main() -> None:
     knobs = params.load()
     old = revisions.resolve(asked.old) if asked.old else revisions.branching_point()
     before, after = _finished(old), _finished(revisions.resolve(asked.new))
-    shared = comparison.pairs(before.lines, after.lines)
-    warning = _different_tests(before, after, len(shared))
+    shared = Shared(comparison.pairs(before.lines, after.lines), comparison.pairs(before.general, after.general))
+    warning = _different_tests(before, after, len(shared.test))
     if warning and not asked.allow_different_tests:
         raise UserError(f"{warning}\nadd {_FORCE} to compare anyway, on the conversations that both have")
     bootstrap = Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
@@ -51,7 +52,9 @@ def main() -> None:
         "warning": warning,
         "old": before.name,
         "new": after.name,
-        "conversations": len(shared),
+        "conversations": len(shared.test),
+        "verdict": _verdict(changes, shared, before.name, knobs).sentence,
+        "runs": [(run.name, run.verdict) for run in (before, after)],
         "confidence": f"{100 * knobs.evaluate.confidence:g}%",
         "verdicts": _verdicts(changes),
         "rows": [_row(change) for change in changes],
@@ -60,8 +63,8 @@ def main() -> None:
         "data": data_changes.between(before.revision, after.revision),
         "sizes": _differing(before.sizes, after.sizes),
         "numbers": _differing(before.numbers, after.numbers),
-        "answers": [_answer(*pair) for pair in comparison.most_changed(shared, _ANSWERS)],
-        "differing": sum(one["tuned"] != other["tuned"] for one, other in shared),
+        "answers": [_answer(*pair) for pair in comparison.most_changed(shared.test, _ANSWERS)],
+        "differing": sum(one["tuned"] != other["tuned"] for one, other in shared.test),
     }
     print(_markdown(facts), end="", flush=True)
     _stop_at_regressions(changes, allowed)
@@ -81,6 +84,8 @@ class Finished:
 
     revision: Revision
     lines: list[comparison.Line]
+    general: list[comparison.Line]
+    verdict: str
     tuned: dict[str, float]
     params: dict[str, str]
     sizes: dict[str, str]
@@ -97,13 +102,17 @@ def _finished(revision: Revision) -> Finished:
     Raises:
         UserError: one is missing there, or is not what its stage writes.
     """
-    with intact(f"{METRICS} of {revision.name}"):
-        metrics = numbers(_text(revision, METRICS))
-        tuned = {name: float(found["value"]) for name, found in metrics["test"]["tuned"].items()}
-        others = _numbers(metrics)
+    with intact(f"{MEASURES} of {revision.name}"):
+        measures = numbers(_text(revision, MEASURES))
+        found = measures["test"]["tuned"].items()
+        tuned = {name: float(one["value"]) for name, one in found if one["value"] is not None}
+        sentence = predictions.clean(str(measures["verdict"]["sentence"]))
+        others = _numbers(measures)
     return Finished(
         revision,
         lines=predictions.read(_text(revision, PREDICTIONS), f"{PREDICTIONS} of {revision.name}"),
+        general=predictions.read_general(_text(revision, GENERAL), f"{GENERAL} of {revision.name}"),
+        verdict=sentence,
         tuned=tuned,
         params=_parameters(revision),
         sizes=_sizes(revision),
@@ -129,10 +138,16 @@ def _sizes(revision: Revision) -> dict[str, str]:
         return splits | flat({"gate": {**gate, "findings": findings}}, templates.number)
 
 
-def _numbers(metrics: dict[str, Any]) -> dict[str, str]:
-    """What metrics.json has besides the tuned model's scores."""
-    base = {name: found["value"] for name, found in metrics["test"]["base"].items()}
-    return flat({"base": base, "train": metrics["train"], "counts": metrics["counts"]}, templates.number)
+def _numbers(measures: dict[str, Any]) -> dict[str, str]:
+    """What measures.json has besides the tuned model's measures."""
+    base = _values(measures["test"]["base"])
+    baselines = {name: _values(one["measures"]) for name, one in measures["baselines"].items()}
+    others = {"base": base, "baselines": baselines, "train": measures["train"], "counts": measures["counts"]}
+    return flat(others, templates.number)
+
+
+def _values(measures: dict[str, Any]) -> dict[str, Any]:
+    return {name: found["value"] for name, found in measures.items()}
 
 
 def _parameters(revision: Revision) -> dict[str, str]:
@@ -158,9 +173,24 @@ def _different_tests(before: Finished, after: Finished, shared: int) -> str:
     return f"the test sets differ: {counts}, {shared} are in both"
 
 
+def _verdict(changes: list[Change], shared: Shared, old: str, knobs: params.Params) -> verdict.Verdict:
+    """The verdict on the change, by the rules for a fine-tuning; the old run has the base's place."""
+    compared = [change for change in changes if change.difference]
+    return verdict.judge(
+        Evidence(
+            against=old,
+            conversations=len(shared.test),
+            with_facts=sum(bool(line["weights"]["tuned"].get("facts_right")) for _, line in shared.test),
+            gain={change.name: change.difference for change in compared if change.difference},
+            tuned={change.name: change.new for change in compared},
+            allowed=knobs.verdict.retention,
+        )
+    )
+
+
 def _verdicts(changes: list[Change]) -> dict[str, str]:
     """The measures for each word, in the order of the words' weight."""
-    words = ("worse", "better", "within noise", "no interval", "not comparable")
+    words = ("worse", "better", "within noise", TOO_FEW, "not comparable")
     found = {word: ", ".join(REGISTRY[one.name].label for one in changes if one.word == word) for word in words}
     return {word: names for word, names in found.items() if names}
 

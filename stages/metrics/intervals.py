@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+# Fewer conversations get a value and no interval: resampling a handful says little about others.
+FEWEST = 10
 # Resamples that are held in memory at once.
 _AT_ONCE = 100
 
@@ -16,16 +18,23 @@ Interval = dict[str, float | None]
 class Mean:
     """A weighted mean over conversations, transformed: `finish(sum(totals) / sum(weights))`.
 
-    `totals` and `weights` have the shape (conversations,); the weights are numbers of tokens, or ones.
+    `totals` and `weights` have the shape (conversations,); the weights are numbers of tokens or of facts, or ones. A
+    conversation of weight 0 does not count, and where all have it there is no mean.
     """
 
     totals: np.ndarray
     weights: np.ndarray
     finish: Callable[[Any], Any] = lambda mean: mean
 
+    @property
+    def count(self) -> int:
+        """How many conversations count."""
+        return int(np.count_nonzero(self.weights))
+
     def of(self, totals: Any, weights: Any, axis: int = -1) -> Any:
-        """The same mean of other conversations."""
-        return self.finish(np.sum(totals, axis=axis) / np.sum(weights, axis=axis))
+        """The same mean of other conversations; NaN where none of them counts."""
+        with np.errstate(invalid="ignore"):
+            return self.finish(np.sum(totals, axis=axis) / np.sum(weights, axis=axis))
 
     def among(self, chosen: np.ndarray) -> "Mean":
         """The same mean of some of the conversations: those where `chosen`, of shape (conversations,), is true."""
@@ -42,22 +51,25 @@ class Bootstrap:
 
     def interval(self, mean: Mean, digits: int) -> Interval:
         """The mean and its confidence interval."""
-        return self._interval(mean.of, (mean.totals, mean.weights), digits)
+        return self._interval(mean.of, (mean.totals, mean.weights), mean.count, digits)
 
-    def gain(self, base: Mean, tuned: Mean, digits: int) -> Interval:
-        """Tuned minus base over the same conversations: each resample takes both models' scores of a conversation."""
+    def gain(self, old: Mean, new: Mean, digits: int) -> Interval:
+        """New minus old over the same conversations: each resample takes both scores of a conversation."""
 
-        def difference(before: Any, after: Any, weights: Any, axis: int = -1) -> Any:
-            return tuned.of(after, weights, axis) - base.of(before, weights, axis)
+        def difference(before: Any, of_before: Any, after: Any, of_after: Any, axis: int = -1) -> Any:
+            return new.of(after, of_after, axis) - old.of(before, of_before, axis)
 
-        return self._interval(difference, (base.totals, tuned.totals, base.weights), digits)
+        data = (old.totals, old.weights, new.totals, new.weights)
+        return self._interval(difference, data, min(old.count, new.count), digits)
 
-    def _interval(self, statistic: Callable[..., Any], data: tuple[np.ndarray, ...], digits: int) -> Interval:
-        """Value, low and high, rounded; one conversation alone says nothing about others, so it has no interval."""
+    def _interval(
+        self, statistic: Callable[..., Any], data: tuple[np.ndarray, ...], count: int, digits: int
+    ) -> Interval:
+        """Value, low and high, rounded; `count` is how many conversations count, and too few get no interval."""
         from scipy.stats import bootstrap
 
-        value = _rounded(float(statistic(*data)), digits)
-        if len(data[0]) < 2:
+        value = _rounded(float(statistic(*data)), digits) if count else None
+        if count < FEWEST:
             return {"value": value, "low": None, "high": None}
         ends = bootstrap(
             data,
@@ -70,6 +82,9 @@ class Bootstrap:
             confidence_level=self.confidence,
             rng=np.random.default_rng(self.seed),
         ).confidence_interval
+        # A resample in which no conversation counts has no mean; then there is no interval either.
+        if not np.isfinite([ends.low, ends.high]).all():
+            return {"value": value, "low": None, "high": None}
         return {"value": value, "low": _rounded(float(ends.low), digits), "high": _rounded(float(ends.high), digits)}
 
 

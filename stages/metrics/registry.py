@@ -1,20 +1,27 @@
 """Every metric in one entry: its name for people, which way is better, its decimals, its weights, how it is scored.
 
-metrics.json, the report, the review, sweeps and the documentation follow from `REGISTRY`.
+The measures, the verdict, the report, the review and the documentation follow from `REGISTRY`.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from stages.metrics import scoring
+from stages.metrics import fact_scores, scoring
 from stages.metrics.intervals import Mean
+from stages.metrics.scoring import Expected
 
+# What people read together: facts, answers as a whole, the loss of references, and what the model lost.
+Group = Literal["facts", "answers", "loss", "kept"]
 # One number for each answer, of shape (answers,), from the answers and the references.
 Score = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+# Parts and wholes, each of shape (answers,), from the answers and what is expected of them.
+Share = Callable[[Sequence[str], Sequence[Expected]], tuple[np.ndarray, np.ndarray]]
+
+TOO_FEW = "too few"
 
 
 class Likelihoods(Protocol):
@@ -30,31 +37,37 @@ class Likelihoods(Protocol):
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. It has one of three sources: `score` of answers, or `total` of (`perturbed`) likelihoods.
+    """One metric, with what it is computed from.
 
-    A metric of answers is their mean; one of likelihoods is the sum of `total` over that of the tokens. `finish` is
-    applied to the mean; as a mean of finished numbers is another number, `mean_of` names the metric that is averaged.
-    Values are rounded to `digits`, as more would show the rounding of bf16 and not the model; a conversation's own
-    score is shown with `places`. `chip` shows it beside each answer of the report, `sliced` in its table of labels.
+    Of answers: the mean of `score`, or the sum of a `share`'s parts over that of its wholes. Of likelihoods (`of`): the
+    sum of `total` over that of the tokens; those of the references, of the references under perturbed embeddings, or of
+    what the base answers to general prompts. Of choices: how often the right one is the likeliest.
+
+    `finish` is applied to the mean; as a mean of finished numbers is another number, `mean_of` names the metric that is
+    averaged. Values are rounded to `digits`, as more would show the rounding of bf16 and not the model; a
+    conversation's own score is shown with `places`. `chip` shows it beside each answer of the report, `sliced` in its
+    table of labels.
     """
 
     name: str
     label: str
+    group: Group
     meaning: str
     lower_is_better: bool = False
     digits: int = 4
     places: int = 2
     score: Score | None = None
+    share: Share | None = None
     total: Callable[[Likelihoods], np.ndarray] | None = None
-    perturbed: bool = False
+    of: Literal["answers", "references", "perturbed", "general", "choices"] = "answers"
     finish: Callable[[Any], Any] = lambda mean: mean
     mean_of: str = ""
-    chip: bool = True
+    chip: bool = False
     sliced: bool = False
 
     @property
     def per_token(self) -> bool:
-        """Whether each conversation counts as much as its response has tokens; else all count the same."""
+        """Whether each conversation counts as much as its response has tokens."""
         return self.total is not None
 
     @property
@@ -70,7 +83,7 @@ class Metric:
     def word(self, low: float | None, high: float | None) -> str:
         """The word for a change whose interval is from `low` to `high`; it counts when the interval clears zero."""
         if low is None or high is None:
-            return "no interval"
+            return TOO_FEW
         if low <= 0 <= high:
             return "within noise"
         return "better" if low * self.sign > 0 else "worse"
@@ -79,85 +92,140 @@ class Metric:
 # In the order in which people read them.
 _ALL = (
     Metric(
-        "loss",
-        "loss",
-        "Negative log-likelihood of the reference response, in nats per token, end token included.",
-        lower_is_better=True,
-        total=lambda found: found.nll,
+        "facts_right",
+        "facts right",
+        "facts",
+        "Share of the answers that have all facts of their reference and no invented one, among the references that"
+        " have facts. Facts of the prompt do not count.",
+        share=fact_scores.right,
+        chip=True,
         sliced=True,
     ),
     Metric(
-        "perturbed_loss",
-        "perturbed loss",
-        "The loss on embeddings moved by `evaluate.epsilon` in the worst direction: how robust the model is.",
-        lower_is_better=True,
-        total=lambda found: found.nll,
-        perturbed=True,
-        chip=False,
+        "fact_recall",
+        "fact recall",
+        "facts",
+        "Share of the references' facts that the answers have.",
+        share=fact_scores.recall,
+        sliced=True,
     ),
     Metric(
-        "perplexity",
-        "perplexity",
-        "The exponential of the loss.",
-        lower_is_better=True,
-        total=lambda found: found.nll,
-        finish=np.exp,
-        mean_of="loss",
-        chip=False,
+        "fact_precision",
+        "fact precision",
+        "facts",
+        "Share of the answers' facts that are in the reference; the rest is invented.",
+        share=fact_scores.precision,
     ),
     Metric(
-        "token_accuracy",
-        "token accuracy",
-        "Share of the reference's tokens that the model ranks first.",
-        total=lambda found: found.correct,
-        chip=False,
+        "fact_choice",
+        "fact choice",
+        "facts",
+        "How often the reference is likelier than three copies with another value of one of its facts: what the model"
+        " knows, even where it does not say it. Chance is 0.25.",
+        of="choices",
     ),
     Metric(
         "chrf",
         "chrF",
+        "answers",
         "Character n-gram F-score of the answer against the reference, 0 to 100 (Popović 2015).",
         digits=2,
         places=1,
         score=scoring.chrf,
+        chip=True,
         sliced=True,
     ),
     Metric(
         "rouge_l",
         "ROUGE-L",
+        "answers",
         "F-measure of the longest common subsequence of words, 0 to 1 (Lin 2004).",
         score=scoring.rouge_l,
+        chip=True,
     ),
     Metric(
         "similarity",
         "similarity",
+        "answers",
         "Cosine of sentence embeddings, -1 to 1 (all-MiniLM-L6-v2).",
         score=scoring.similarity,
+        chip=True,
         sliced=True,
     ),
     Metric(
         "exact_match",
         "exact match",
+        "answers",
         "1 if answer and reference are equal except for white space at their ends, else 0.",
         score=scoring.exact_match,
-        chip=False,
+    ),
+    Metric(
+        "retention",
+        "loss on general prompts",
+        "kept",
+        "Loss of the base model's own answers to general prompts, in nats per token: how much of the base is lost.",
+        lower_is_better=True,
+        total=lambda found: found.nll,
+        of="general",
+    ),
+    Metric(
+        "loss",
+        "loss",
+        "loss",
+        "Negative log-likelihood of the reference response, in nats per token, end token included.",
+        lower_is_better=True,
+        total=lambda found: found.nll,
+        of="references",
+        sliced=True,
+    ),
+    Metric(
+        "perturbed_loss",
+        "perturbed loss",
+        "loss",
+        "The loss on embeddings moved by `evaluate.epsilon` in the worst direction: how robust the model is.",
+        lower_is_better=True,
+        total=lambda found: found.nll,
+        of="perturbed",
+    ),
+    Metric(
+        "perplexity",
+        "perplexity",
+        "loss",
+        "The exponential of the loss.",
+        lower_is_better=True,
+        total=lambda found: found.nll,
+        of="references",
+        finish=np.exp,
+        mean_of="loss",
+    ),
+    Metric(
+        "token_accuracy",
+        "token accuracy",
+        "loss",
+        "Share of the reference's tokens that the model ranks first.",
+        total=lambda found: found.correct,
+        of="references",
     ),
 )
 REGISTRY = {metric.name: metric for metric in _ALL}
 
 
-def of_answers(answers: Sequence[str], references: Sequence[str]) -> dict[str, Mean]:
+def of_answers(answers: Sequence[str], expected: Sequence[Expected]) -> dict[str, Mean]:
     """The metrics of answers, by name."""
+    references = [one.reference for one in expected]
     ones = np.ones(len(answers))
-    return {one.name: Mean(one.score(answers, references), ones) for one in _ALL if one.score}
+    found = {}
+    for metric in _ALL:
+        if metric.score:
+            found[metric.name] = Mean(metric.score(answers, references), ones)
+        elif metric.share:
+            found[metric.name] = Mean(*metric.share(answers, expected))
+    return found
 
 
-def of_likelihoods(found: Likelihoods, perturbed: bool = False) -> dict[str, Mean]:
-    """The metrics of likelihoods, by name; `perturbed` says that these are under perturbed embeddings."""
-    return {
-        one.name: Mean(one.total(found), found.tokens, one.finish)
-        for one in _ALL
-        if one.total and one.perturbed == perturbed
-    }
+def of_likelihoods(found: Likelihoods, of: Literal["references", "perturbed", "general"]) -> dict[str, Mean]:
+    """The metrics of these likelihoods, by name."""
+    return {one.name: Mean(one.total(found), found.tokens, one.finish) for one in _ALL if one.total and one.of == of}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
@@ -12,6 +13,14 @@ from stages.core.cli import quiet_libraries
 
 # A word, or one character of a script that is written without spaces.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an answer is compared with: the reference response, and the texts of the prompt, which `given` its facts."""
+
+    reference: str
+    given: tuple[str, ...]
 
 
 def chrf(answers: Sequence[str], references: Sequence[str]) -> np.ndarray:
@@ -41,7 +50,7 @@ class _Words:
 
 def similarity(answers: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """Cosine of sentence embeddings, -1 to 1 (all-MiniLM-L6-v2)."""
-    return np.sum(_embedded(tuple(answers)) * _embedded(tuple(references)), axis=1)
+    return np.sum(embedded(tuple(answers)) * embedded(tuple(references)), axis=1)
 
 
 def exact_match(answers: Sequence[str], references: Sequence[str]) -> np.ndarray:
@@ -50,9 +59,10 @@ def exact_match(answers: Sequence[str], references: Sequence[str]) -> np.ndarray
     return np.array([float(answer.strip() == reference.strip()) for answer, reference in pairs])
 
 
-# Both models' answers are compared with the same references.
+# All answers are compared with the same references.
 @lru_cache(maxsize=2)
-def _embedded(texts: tuple[str, ...]) -> np.ndarray:
+def embedded(texts: tuple[str, ...]) -> np.ndarray:
+    """Sentence embeddings of length 1, of shape (texts, 384)."""
     return np.asarray(_encoder().encode(list(texts), normalize_embeddings=True, show_progress_bar=False), float)
 
 

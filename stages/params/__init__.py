@@ -5,6 +5,7 @@ Unknown keys are refused, values are checked for type and range, and all errors 
 
 from stages.params.backends import OpenAI, Unsloth
 from stages.params.data import Columns, Data, Gate, Source, Split
+from stages.params.defaults import DEFAULTS
 from stages.params.kinds import BACKENDS, Auto, Backend
 from stages.params.loading import PARAMS, load, parse_yaml, read_yaml
 from stages.params.models import Params
@@ -14,6 +15,7 @@ from stages.params.training import Adversarial, Checkpoint, Layers, Lora, Schedu
 
 __all__ = [
     "BACKENDS",
+    "DEFAULTS",
     "PARAMS",
     "Adversarial",
     "Auto",

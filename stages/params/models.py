@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from stages.params.backends import OpenAI, Unsloth
 from stages.params.data import Data, Gate, Split
 from stages.params.kinds import Auto, Backend, Count, Flag, Number, ReadBy, Section, knob
-from stages.params.results import Evaluate, Export, Review
+from stages.params.results import Evaluate, Export, Review, Verdict
 from stages.params.training import Adversarial, Checkpoint, Layers, Lora, Schedule
 
 _TRAINING = ReadBy(("finetune",))
@@ -105,6 +105,7 @@ class Params(Section):
     unsloth: Unsloth = knob("For backend: unsloth.", _LOCAL)
     openai: OpenAI = knob("For backend: openai.", ReadBy(("finetune",), ("openai",)))
     evaluate: Evaluate = knob("How both models are measured on the test split.", ReadBy(("evaluate",)))
+    verdict: Verdict = knob("When a fine-tuning counts as better.", ReadBy(("evaluate",)))
     export: Export = knob("The tuned model for other programs.", ReadBy(("export",), ("unsloth",)))
     review: Review = knob("When a change counts as a regression.", ReadBy(()))
 

@@ -26,6 +26,25 @@ class Evaluate(Section):
         ReadBy(("evaluate",), ("unsloth",)),
     )
 
+    baselines: list[Literal["nearest", "few_shot", "constant", "tuned_few_shot"]] = knob(
+        "What the tuned model is compared with besides its base: any of nearest (the answer of the most similar"
+        " training prompt), few_shot (the base with the five most similar training conversations in its prompt),"
+        " constant (the most typical training answer) and tuned_few_shot; [] compares with none. The two"
+        " with examples take longer than the answers themselves."
+    )
+    max_cost_usd: Annotated[Number, Field(ge=0)] | None = knob(
+        "Most that the answers of a baseline with examples may cost, in US dollars, estimated first; one that costs"
+        " more is left out. null sets no limit.",
+        ReadBy(("evaluate",), ("openai",)),
+    )
+
+
+class Verdict(Section):
+    retention: Annotated[Number, Field(ge=0)] = knob(
+        "How much the loss on general prompts may rise before the verdict is mixed, in nats per token. It rises where"
+        " the model forgets what it knew."
+    )
+
 
 class Export(Section):
     formats: list[Literal["safetensors", "gguf", "ollama"]] = knob(

@@ -5,6 +5,8 @@ import io
 import re
 from typing import Any
 
+from stages.metrics.intervals import Interval
+
 Point = dict[str, Any]
 
 _BINS = 30
@@ -38,6 +40,32 @@ def learning_rate(history: list[Point]) -> str:
     first, last = points[0][1], points[-1][1]
     label = f"Learning rate by step: from {first:.2g}, highest {peak[1]:.2g} at step {peak[0]:g}, to {last:.2g}"
     return _curves([("learning rate", _ACCENT, "-", points)], "step", "learning rate", label)
+
+
+def compared(panels: dict[str, dict[str, Interval]]) -> str:
+    """A panel for each measure, with a dot and its interval for every model and baseline, one below the other."""
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    figure, columns = _figure(height=0.9 + 0.3 * len(names), columns=len(panels))
+    for axes, (title, panel) in zip(columns, panels.items(), strict=True):
+        for place, name in enumerate(names):
+            found = panel.get(name)
+            if found is None or found["value"] is None:
+                continue
+            colour = _ACCENT if name == "tuned" else _PLAIN
+            if found["low"] is not None and found["high"] is not None:
+                axes.plot([found["low"], found["high"]], [place, place], color=colour, linewidth=2.4, alpha=0.6)
+            axes.plot([found["value"]], [place], "o", color=colour, markersize=7)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_yticks(range(len(names)), names if axes is columns[0] else [""] * len(names))
+        axes.set_xlabel(title, color=_INK)
+        axes.set_xlim(left=0)
+    summary = "; ".join(f"{title}: {_in_words(panel)}" for title, panel in panels.items())
+    return _inline(figure, f"The tuned model against its base and the baselines. {summary}")
+
+
+def _in_words(panel: dict[str, Interval]) -> str:
+    values = {name: found["value"] for name, found in panel.items()}
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items() if value is not None)
 
 
 def lengths(texts: dict[str, list[int]]) -> str:
@@ -106,12 +134,12 @@ def _curves(lines: list[tuple[str, str, str, list[tuple[float, float]]]], across
     return _inline(figure, label)
 
 
-def _figure(height: float, rows: int = 1) -> tuple[Any, Any]:
-    """A figure of this height in inches, and its axes, one below the other over the same x."""
+def _figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """A figure of this height in inches, and its axes: `rows` below each other over the same x, or `columns`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, height), layout="constrained")
-    plots = figure.subplots(rows, sharex=True, squeeze=False)[:, 0]
+    figure = Figure(figsize=(5 if columns == 1 else 7, height), layout="constrained")
+    plots = figure.subplots(rows, columns, sharex="col", squeeze=False).ravel()
     for axes in plots:
         axes.tick_params(colors=_INK)
         axes.spines[["top", "right"]].set_visible(False)

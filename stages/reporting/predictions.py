@@ -1,7 +1,11 @@
-"""reports/eval/predictions.jsonl, read back for people: a line holds one test conversation, its answers and scores."""
+"""reports/eval/predictions.jsonl and general.jsonl, read back: a line is a conversation with its scores.
+
+Lines of predictions.jsonl are test conversations, and have the answers too.
+"""
 
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -10,6 +14,7 @@ from stages.core.artifacts import MAKE_ANEW, intact, numbers
 
 # JSON has no infinity, but a number can be too large to be read as another one.
 _Number = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
 
 class _Message(msgspec.Struct):
@@ -18,39 +23,72 @@ class _Message(msgspec.Struct):
 
 
 class _Scores(msgspec.Struct):
-    base: dict[str, _Number]
-    tuned: dict[str, _Number]
+    base: dict[str, _Number | None]
+    tuned: dict[str, _Number | None]
+
+
+class _Weights(msgspec.Struct):
+    base: dict[str, _Count]
+    tuned: dict[str, _Count]
 
 
 class _Line(msgspec.Struct):
+    """A conversation of either file."""
+
     prompt: Annotated[list[_Message], msgspec.Meta(min_length=1)]
     reference: str
+    scores: _Scores
+    weights: _Weights
+
+
+class _Answers(msgspec.Struct):
+    """What a line has besides where it is one of the test split."""
+
     base: str
     tuned: str
-    scores: _Scores
-    tokens: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
+    baselines: dict[str, str]
 
 
 def read(text: str, name: str, fix: str = MAKE_ANEW) -> list[dict[str, Any]]:
-    """The lines of the file `name`. Only LF ends a line: a text may contain other line ends.
+    """The test conversations of the file `name`.
 
     Raises:
         UserError: a line is not what evaluate writes, or there is none.
     """
-    lines = [_line(line, f"{name}, line {at},", fix) for at, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = _lines(text, name, fix, _test_line)
     with intact(name, fix):
         if not lines:
             raise ValueError("it is empty")
     return lines
 
 
-def _line(text: str, name: str, fix: str) -> dict[str, Any]:
-    with intact(name, fix):
-        line: dict[str, Any] = numbers(text)
-        scores = msgspec.convert(line, _Line).scores
-        if lacking := {"chrf", *scores.tuned} - scores.base.keys() | {"chrf"} - scores.tuned.keys():
-            raise ValueError(f"there is no score {', '.join(sorted(lacking))}")
-        return line
+def read_general(text: str, name: str, fix: str = MAKE_ANEW) -> list[dict[str, Any]]:
+    """The general prompts of the file `name`; none where the backend gives no likelihoods.
+
+    Raises:
+        UserError: a line is not what evaluate writes.
+    """
+    return _lines(text, name, fix, lambda line: None)
+
+
+def _lines(text: str, name: str, fix: str, check: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """Only LF ends a line: a text may contain other line ends."""
+    found = []
+    for at, content in enumerate(text.split("\n"), 1):
+        if content.strip():
+            with intact(f"{name}, line {at},", fix):
+                line: dict[str, Any] = numbers(content)
+                msgspec.convert(line, _Line)
+                check(line)
+                found.append(line)
+    return found
+
+
+def _test_line(line: dict[str, Any]) -> None:
+    msgspec.convert(line, _Answers)
+    base, tuned = (line["scores"][part].keys() for part in ("base", "tuned"))
+    if lacking := {"chrf", *tuned} - base | {"chrf"} - tuned:
+        raise ValueError(f"there is no score {', '.join(sorted(lacking))}")
 
 
 def said(message: dict[str, Any]) -> str:

@@ -2,17 +2,24 @@ import numpy as np
 import pytest
 
 from stages.commands import comparison
-from stages.commands.comparison import Change
+from stages.commands.comparison import Change, Shared
+from stages.metrics import intervals
 from stages.metrics.intervals import Bootstrap
 from tests.support.history import prediction, predictions
 
 BOOTSTRAP = Bootstrap(seed=1, resamples=2000, confidence=0.95)
 
 
+@pytest.fixture(autouse=True)
+def three_are_enough(monkeypatch):
+    """Intervals of so few conversations that their numbers can be worked out."""
+    monkeypatch.setattr(intervals, "FEWEST", 2)
+
+
 def compared(old, new, **obstacles):
     """Changes by name."""
     own = [dict.fromkeys(lines[0]["scores"]["tuned"], 9.5) for lines in (old, new)]
-    found = comparison.changes(comparison.pairs(old, new), *own, BOOTSTRAP, obstacles)
+    found = comparison.changes(Shared(comparison.pairs(old, new), []), *own, BOOTSTRAP, obstacles)
     return {change.name: change for change in found}
 
 
@@ -71,8 +78,9 @@ def test_only_shared_conversations_are_compared():
 @pytest.mark.parametrize(
     "old, new, obstacle",
     [
-        ({"tokens": [None] * 3}, {}, "the old run kept no numbers of tokens, which are its weights"),
-        ({}, {"tokens": [10, 30, None]}, "the new run kept no numbers of tokens, which are its weights"),
+        ({"tokens": [None] * 3}, {}, "the old run kept no weights of it"),
+        ({}, {"tokens": [10, 30, None]}, "the new run kept no weights of it"),
+        ({"tokens": [0] * 3}, {}, "the old run has nothing to measure it on"),
         ({}, {"tokens": [10, 31, 60]}, "the two models count tokens differently"),
         ({}, {"losses": [None] * 3}, "the new run did not measure it"),
     ],
@@ -159,7 +167,7 @@ def test_pairs_are_in_the_new_run_s_order():
 def test_what_one_run_alone_measured_is_shown_with_its_value():
     own = {"loss": 2.5}, {"loss": 3.5, "similarity": 0.5}
     shared = comparison.pairs(predictions(losses=[None] * 3), predictions())
-    loss, similarity = comparison.changes(shared, *own, BOOTSTRAP)
+    similarity, loss = comparison.changes(Shared(shared, []), *own, BOOTSTRAP)
     assert (loss.name, loss.old, loss.new) == ("loss", 2.5, 3.5)
     assert loss.obstacle == "the old run did not measure it" == similarity.obstacle
     assert (similarity.name, similarity.old, similarity.new, similarity.word) == (
@@ -191,7 +199,7 @@ def test_measures_of_answers_are_compared_where_tokens_are_counted_differently()
 
 def test_a_change_is_reported_with_the_word_of_its_interval():
     assert change("loss", 0.2, 0.1, 0.3).word == "worse" and change("chrf", 0.2, 0.1, 0.3).word == "better"
-    assert change("loss", 0.2).word == "no interval"
+    assert change("loss", 0.2).word == "too few"
     assert (change("loss", 0.2).worsening, change("chrf", 0.2).worsening) == (0.2, -0.2)
     assert Change("loss", 1.0, 2.0).worsening is None
 
@@ -214,3 +222,32 @@ def test_the_move_of_an_answer_counts_in_either_direction():
     # By 10, 15 and 20.
     moved = [line["reference"] for _, line in comparison.most_changed(comparison.pairs(old, new), 3)]
     assert moved == ["It is 2.", "It is 1.", "It is 0."]
+
+
+def test_shares_of_facts_are_weighted_by_the_facts():
+    def run(*scores):
+        lines = predictions(fact_recall=list(scores))
+        for line, facts in zip(lines, (1, 0, 3), strict=True):
+            line["weights"]["tuned"] = {**line["weights"]["tuned"], "fact_recall": facts}
+        return lines
+
+    # (1 * 0 + 3 * 1) / 4 and (1 * 1 + 3 * 1) / 4; the second reference has no facts, and so no share.
+    found = compared(run(0.0, None, 1.0), run(1.0, None, 1.0))["fact_recall"]
+    assert (found.old, found.new, found.difference["value"]) == (0.75, 1.0, 0.25)
+
+
+def test_the_loss_on_general_prompts_is_compared_on_those():
+    def run(*losses):
+        lines = [prediction(number, prompt=f"General {number}") for number in range(len(losses))]
+        for line, loss in zip(lines, losses, strict=True):
+            line["scores"] = {part: {"retention": loss} for part in ("base", "tuned")}
+            line["weights"] = {part: {"retention": 4} for part in ("base", "tuned")}
+        return lines
+
+    general = comparison.pairs(run(1.0, 2.0, 3.0), run(2.0, 3.0, 4.0))
+    shared = Shared(comparison.pairs(predictions(), predictions()), general)
+    own = {"retention": 9.5}
+    (found,) = comparison.changes(shared, own, own, BOOTSTRAP)
+    assert (found.old, found.new, found.word) == (2.0, 3.0, "worse")
+    (found,) = comparison.changes(Shared(shared.test, []), own, own, BOOTSTRAP)
+    assert found.obstacle == "the tests have no conversation in common"

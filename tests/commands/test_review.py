@@ -8,7 +8,8 @@ import pytest
 
 from stages.commands import review
 from stages.core.cli import UserError
-from stages.core.paths import METRICS, PREDICTIONS, SUITE, VALIDATION
+from stages.core.paths import GENERAL, MEASURES, PREDICTIONS, SPLIT_REPORT, SUITE, VALIDATION
+from stages.metrics import intervals
 from stages.reporting.templates import cell
 from tests.conftest import ROOT, set_params
 from tests.support.history import commit, git, prediction, predictions, write_run
@@ -21,6 +22,12 @@ CONFLICT = "<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> topic\n"
 
 def one_score(name, value):
     return {"scores": {"base": {name: 1.0}, "tuned": {name: value}}}
+
+
+@pytest.fixture(autouse=True)
+def three_are_enough(monkeypatch):
+    """Intervals of so few conversations that their numbers can be worked out."""
+    monkeypatch.setattr(intervals, "FEWEST", 2)
 
 
 @pytest.fixture
@@ -72,7 +79,7 @@ def test_a_metric_that_got_worse_by_more_than_allowed_fails_the_review(reviewed)
     write_run(predictions([1.2, 2.2, 4.2], chrf=[47.0] * 3))
     text, error = reviewed("HEAD")
     assert error.splitlines()[0].startswith("2 metrics got worse by more than review.regressions in params.yaml allows")
-    assert error.splitlines()[1:] == ["loss by 0.2, allowed is 0.15", "chrF by 3, allowed is 2"]
+    assert error.splitlines()[1:] == ["chrF by 3, allowed is 2", "loss by 0.2, allowed is 0.15"]
     assert rows(text)["loss"] == ["0.15", "failed: worse by 0.2"] and "## Answers" in text
 
 
@@ -247,7 +254,7 @@ def test_what_cannot_be_made_shorter_is_cut_after_a_whole_line(reviewed, monkeyp
     assert len(text) <= 900 and text.endswith("\nThe rest does not fit into one comment on GitHub.\n")
 
 
-@pytest.mark.parametrize("path", [PREDICTIONS, METRICS, Path("reports/splits.json"), Path("reports/validation.json")])
+@pytest.mark.parametrize("path", [PREDICTIONS, MEASURES, GENERAL, SPLIT_REPORT, VALIDATION])
 def test_a_missing_report_is_named_with_its_revision(reviewed, path):
     git("rm", "-q", "--cached", path.as_posix())
     git("commit", "-qm", "gone")
@@ -256,7 +263,7 @@ def test_a_missing_report_is_named_with_its_revision(reviewed, path):
 
 
 @pytest.mark.parametrize("text", [CONFLICT, "{}", "[]", "null", '{"test": NaN}', "\udcff"])
-@pytest.mark.parametrize("path", [METRICS, VALIDATION])
+@pytest.mark.parametrize("path", [MEASURES, VALIDATION])
 def test_a_damaged_report_is_named_with_its_revision(reviewed, path, text):
     path.write_text(text, errors="surrogateescape")
     _, error = reviewed("HEAD")
@@ -279,12 +286,12 @@ def test_a_damaged_lock_is_named_with_its_revision(reviewed, text):
         ({"tuned": None}, "Expected `str`, got `null` - at `$.tuned`"),
         ({"prompt": []}, "Expected `array` of length >= 1 - at `$.prompt`"),
         ({"prompt": [{"content": "x"}]}, "Object missing required field `role` - at `$.prompt[0]`"),
-        ({"tokens": 0}, "Expected `int` >= 1 - at `$.tokens`"),
+        ({"weights": {"base": {}, "tuned": {"loss": -1}}}, "Expected `int` >= 0 - at `$.weights.tuned[...]`"),
+        ({"baselines": {"nearest": 1}}, "Expected `str`, got `int` - at `$.baselines[...]`"),
         ({"scores": {"base": {"chrf": 1.0}}}, "Object missing required field `tuned` - at `$.scores`"),
         ({"scores": {"base": {}, "tuned": {"chrf": 1.0}}}, "there is no score chrf"),
         ({"scores": {"base": {"chrf": 1.0}, "tuned": {"loss": 1.0}}}, "there is no score chrf, loss"),
-        (one_score("chrf", None), "Expected `float`, got `null` - at `$.scores.tuned[...]`"),
-        (one_score("chrf", "abc"), "Expected `float`, got `str` - at `$.scores.tuned[...]`"),
+        (one_score("chrf", "abc"), "Expected `float | null`, got `str` - at `$.scores.tuned[...]`"),
         (one_score("chrf", float("nan")), "NaN is not a number"),
     ],
 )
@@ -344,3 +351,21 @@ def test_the_exit_status_shows_a_regression(repository):
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout.startswith("# Review: HEAD → workspace")
     assert done.stderr.startswith("error: 1 metric got worse")
+
+
+def test_the_change_is_judged_by_the_rules_for_a_fine_tuning(reviewed):
+    write_run(predictions([1.0] * 10, [10] * 10, chrf=[50.0] * 10))
+    commit()
+    # The loss is better and the answers are worse: answers decide.
+    write_run(predictions([0.5] * 10, [10] * 10, chrf=[40.0] * 10))
+    assert "**Worse than HEAD: chrF.**" in reviewed("HEAD")[0]
+    write_run(predictions([1.5] * 10, [10] * 10, chrf=[60.0] * 10))
+    text, _ = reviewed("HEAD")
+    assert "**Better than HEAD: chrF 60.0. What it lost was not measured.**" in text
+    # Each run's own verdict is beside it.
+    assert "- HEAD against its base: Better than all." in text
+
+
+def test_few_conversations_give_a_change_no_verdict(reviewed):
+    write_run(predictions(chrf=[90.0] * 3))
+    assert "**Too few test conversations to judge: 3, where 10 are needed.**" in reviewed("HEAD")[0]

@@ -7,9 +7,16 @@ import pytest
 from stages.commands import review
 from stages.commands.comparison import Change
 from stages.core.cli import UserError
+from stages.metrics import intervals
 from tests.commands.test_review import rows
 from tests.conftest import set_params
 from tests.support.history import TOKENS, commit, predictions, write_run
+
+
+@pytest.fixture(autouse=True)
+def three_are_enough(monkeypatch):
+    """Intervals of so few conversations that their numbers can be worked out."""
+    monkeypatch.setattr(intervals, "FEWEST", 2)
 
 
 @pytest.fixture
@@ -127,7 +134,7 @@ def test_verdicts_are_in_the_order_of_their_weight():
         ("worse", "perplexity"),
         ("better", "loss, chrF"),
         ("within noise", "ROUGE-L"),
-        ("no interval", "similarity"),
+        ("too few", "similarity"),
         ("not comparable", "exact match"),
     ]
 
@@ -138,7 +145,7 @@ def test_a_change_without_an_interval_is_shown_without_one():
         "old": "1.00",
         "new": "1.50",
         "difference": "0.50",
-        "word": "no interval",
+        "word": "too few",
     }
     unlike = review._row(Change("loss", 1.0, None, obstacle="why not"))
     assert (unlike["new"], unlike["difference"], unlike["word"]) == ("none", "none", "not comparable: why not")
@@ -151,7 +158,7 @@ def test_values_that_differ_or_that_one_side_lacks_are_listed_in_order():
 
 @pytest.mark.parametrize("old, new, shared", [(3, 3, 2), (3, 2, 2), (2, 3, 2), (3, 3, 0)])
 def test_tests_differ_unless_all_conversations_of_both_are_shared(old, new, shared):
-    runs = [review.Finished(review.revisions.WORKSPACE, [{}] * count, {}, {}, {}, {}) for count in (old, new)]
+    runs = [review.Finished(review.revisions.WORKSPACE, [{}] * count, [], "", {}, {}, {}, {}) for count in (old, new)]
     told = review._different_tests(*runs, shared)
     assert told.endswith(f"workspace has {old} conversations, workspace {new}, {shared} are in both")
     assert review._different_tests(runs[0], runs[0], old) == ""
@@ -159,8 +166,18 @@ def test_tests_differ_unless_all_conversations_of_both_are_shared(old, new, shar
 
 def test_the_base_s_scores_are_numbers_of_the_run_but_not_of_the_gate():
     part = {"loss": {"value": 2.5, "low": 2.0, "high": 3.0}}
-    metrics = {"test": {"base": part, "tuned": {}}, "train": {"steps": 1200}, "counts": {"test": 3}}
-    assert review._numbers(metrics) == {"base.loss": "2.5", "train.steps": "1,200", "counts.test": "3"}
+    measures = {
+        "test": {"base": part, "tuned": {}},
+        "baselines": {"nearest": {"measures": {"chrf": {"value": 59.4}}}},
+        "train": {"steps": 1200},
+        "counts": {"test": 3},
+    }
+    assert review._numbers(measures) == {
+        "base.loss": "2.5",
+        "baselines.nearest.chrf": "59.4",
+        "train.steps": "1,200",
+        "counts.test": "3",
+    }
 
 
 def test_tokens_weigh_the_loss_of_a_review(reviewed):

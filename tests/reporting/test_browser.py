@@ -65,8 +65,9 @@ def test_the_phone_shows_the_metrics_without_scrolling(project, browser):
 
 def test_the_keyboard_opens_a_conversation(project, browser):
     tab, _ = seen(browser)
+    tab.locator("summary", has_text="conversations, chrF").last.click()
     summary = tab.locator("summary", has_text="Room 58?")
-    tab.locator("summary", has_text="Room 59?").focus()
+    tab.locator("summary", has_text="Room 57?").focus()
     tab.keyboard.press("Tab")
     assert summary.evaluate("one => one === document.activeElement")
     assert summary.evaluate("one => getComputedStyle(one).outlineStyle") == "solid"

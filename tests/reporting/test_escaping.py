@@ -8,10 +8,11 @@ from jinja2 import DictLoader
 
 from stages import report
 from stages.core.paths import HTML
+from stages.metrics.facts import Fact
 from stages.metrics.registry import Measure
 from stages.report import Row
 from stages.reporting import charts, templates
-from stages.reporting.examples import Answered, Ranking, Score, Turn
+from stages.reporting.examples import Answer, Answered, Ranking, Score, Turn
 
 EVIL = "<img src=x>\"'&|[l](http://evil.example) @someone #12"
 STAGES = Path(report.__file__).parent
@@ -19,14 +20,20 @@ STAGES = Path(report.__file__).parent
 
 def row(text):
     one = Measure(text, text)
-    return Row(text, text, one, one, one, text, 0.5, (0.1, 0.9))
+    return Row(text, text, one, [one, None], one, one, text)
 
 
 def talk(text, label, title="Another?"):
     prompt = (Turn(text, text), Turn(text, text)) if title != text else (Turn(text, text),)
     number = text if label == text else "1"
     scores = (Score(label, number, number, text, text),)
-    return Answered(number, title, prompt, text, text, text, scores, 1.0)
+    # The text is the invented fact, or it is before one.
+    end = len(text)
+    invented = (
+        Answer(text, (Fact("name", text, 0, end),)),
+        Answer(f"{text} so", (Fact("name", "so", end + 1, end + 3),)),
+    )
+    return Answered(number, title, prompt, text, *invented, scores, 1.0, False)
 
 
 def paths(text):
@@ -43,9 +50,14 @@ def facts(text, plain):
     finding = {"rule": text, "severity": text, "rows": plain, "advice": text}
     where, label = paths(plain), "chrF" if plain == "1" else text
     return {
-        "verdict": plain,
+        "verdict": text,
         "confidence": plain,
-        "rows": [row(plain)],
+        "groups_of_rows": [(plain, [row(plain)])],
+        "baselines": [text],
+        "comparison_chart": "<svg>",
+        "model": text,
+        "source": text,
+        "date": plain,
         "slices": [{"label": text, "conversations": plain, "rows": [row(plain)]}],
         "slices_left": plain,
         "history": [{"step": plain, "epoch": plain, "validation_loss": plain}],
@@ -56,16 +68,17 @@ def facts(text, plain):
         "movement": {"table": [moved], "chart": "<svg>", "left": plain},
         "train": {text: text},
         "counts": {text: text},
-        "params": {text: text},
+        "changed": {text: text},
+        "unchanged": {text: text},
         "run": {text: text},
-        "splits": {text: split, "overlap": plain, "nearest": nearest, "changed_split": plain},
+        "splits": {text: split, "train": split, "overlap": plain, "nearest": nearest, "changed_split": plain},
         "split_names": [text],
         "validation": {"rows": plain, "rules": plain, "quarantined": plain, "findings": [finding]},
         "lengths": {text: [plain]},
         "longest": 10**6,
         "system": text,
         "count": plain,
-        "answers": Ranking([talk(text, label)], [talk(text, label, text)], [talk(text, label)] * 60),
+        "answers": Ranking([(plain, talk(text, label))], [talk(text, label, text), *[talk(text, label)] * 60]),
         "checksums": {where["raw"].as_posix(): text},
         "paths": where,
         "object": plain,
@@ -79,6 +92,8 @@ def review(text):
         "warning": text,
         "conversations": 2,
         "confidence": "95%",
+        "verdict": text,
+        "runs": [(text, text)],
         "verdicts": {"better": "loss"},
         "rows": [{"label": "loss", "old": "1", "new": "2", "difference": "1", "word": "worse"}],
         "gate": [{"label": "loss", "allowed": "0.1", "outcome": "fails"}],
@@ -132,19 +147,19 @@ def unseen(name, values, chosen):
 
 # What gives no text from outside: the project's own charts, what a macro made of it, numbers, words of the template.
 SAFE = re.compile(
-    r"(chart|rate_chart|length_chart|movement\.chart)\|safe|(whole|pairs|file|talk)\(.*|'%\.1f'\|format.*|"
-    r"\"%\.1f\"\|format.*|height.*|y( \+ 4)?|\"[^\"]*\" if .*|score\.word\[0\]|group\.parameters\|int\|number|"
-    r"(findings|group)\|length.*|limit\|number|left\|number|(part\.left|prompt\.omitted)\|number|"
-    r"paths\.data_docs\.parent\.as_posix\(\)"
+    r"(chart|rate_chart|length_chart|comparison_chart|movement\.chart)\|safe|\"[^\"]*\" if .*|"
+    r"(whole|pairs|file|talk|texts|answer)\(.*|\"%\.1f\"\|format.*|4 \+ baselines\|length|fewest|unchanged\|length|"
+    r"score\.word\[0\]|group\.parameters\|int\|number|(findings|group)\|length.*|(limit|left)\|number|"
+    r"(part\.left|found\[1\]|prompt\.omitted)\|number|paths\.data_docs\.parent\.as_posix\(\)"
 )
 
 
 # What is written without an escape: numbers, the project's own names, words and paths, and what macros made.
 OWN = re.compile(
-    r"\"[^\"]*\" if .*|.*\|number|.*\|length( or \"no\")?|paths\.[\w.]+\.as_posix\(\)|(fold|talks|table)\(.*|"
-    r"row\.\w+(\.(value|interval))?|one\.(interval|line|mean|most|value|where|allowed|chrf|label|outcome)|"
-    r"score\.(base|tuned)|confidence|most|verdict|which|title|heading|name|names|word|splits\.overlap or \"No\"|"
-    r"\"These are the .*"
+    r"\"[^\"]*\" if .*|.*\|number|.*\|length( or \"no\")?|paths\.[\w.]+\.as_posix\(\)|(fold|invented|table)\(.*|"
+    r"row\.\w+(\.(value|interval))?|one\.value if one else \"\"|score\.(base|tuned)|\"These are the .*|"
+    r"one\.(interval|line|mean|most|value|where|allowed|chrf|label|outcome)|"
+    r"confidence|most|fewest|title|heading|name|names|word|splits\.overlap or \"No\""
 )
 
 

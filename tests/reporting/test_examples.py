@@ -2,13 +2,14 @@
 
 import pytest
 
+from stages.metrics.facts import Fact
 from stages.metrics.registry import REGISTRY
 from stages.reporting import examples
-from stages.reporting.examples import Answered, Cut, Score, Turn
+from stages.reporting.examples import Answer, Answered, Cut, Score, Turn
 
 
-def one(line=1, chrf=0.0, prompt=(), reference="", base="", tuned=""):
-    return Answered(line, "", tuple(prompt), reference, base, tuned, (), chrf)
+def one(line=1, chrf=0.0, prompt=(), reference="", base="", tuned="", right=False):
+    return Answered(line, "", tuple(prompt), reference, Answer(base, ()), Answer(tuned, ()), (), chrf, right)
 
 
 def prediction(base, tuned):
@@ -22,11 +23,38 @@ def prediction(base, tuned):
 
 
 def test_a_conversation_has_its_texts_cleaned_and_the_scores_that_there_are():
-    found = examples.answered(3, prediction({"loss": 2.0, "chrf": 50.0, "x": 1}, {"loss": 1.5, "chrf": 40.04, "x": 2}))
+    scores = (
+        {"loss": 2.0, "facts_right": 0.0, "chrf": 50.0, "x": 1},
+        {"loss": 1, "facts_right": 1, "chrf": 40.04, "x": 2},
+    )
+    found = examples.answered(3, prediction(*scores))
     assert (found.line, found.title, found.chrf) == (3, "Is it open?", 40.04)
     assert found.prompt == (Turn("system", "S"), Turn("user", "Is it\n open?"))
-    assert (found.reference, found.base, found.tuned) == ("r\ufffd", "b\ufffd", "t?")
-    assert found.scores == (Score("loss", "2.00", "1.50", "better", "✓"), Score("chrF", "50.0", "40.0", "worse", "✗"))
+    assert (found.reference, found.base, found.tuned) == ("r\ufffd", Answer("b\ufffd", ()), Answer("t?", ()))
+    # A row is good only by measures of answers: the loss, which fell, is not among them.
+    assert found.scores == (
+        Score("facts right", "0.00", "1.00", "better", "✓"),
+        Score("chrF", "50.0", "40.0", "worse", "✗"),
+    )
+
+
+def test_invented_facts_are_those_of_neither_reference_nor_prompt():
+    line = prediction({"chrf": 1.0}, {"chrf": 1.0})
+    line["prompt"][1]["content"] = "Is it open at 9 pm?"
+    line |= {"reference": "Until 10 pm, for €5.", "base": "At 9 pm and 11 pm.", "tuned": "Until 10 pm, for €5."}
+    found = examples.answered(1, line)
+    assert [found.base.text[fact.start : fact.end] for fact in found.base.invented] == ["11 pm."]
+    assert found.tuned.invented == () and found.right
+    assert not examples.answered(1, line | {"tuned": "Until 10 pm."}).right
+    assert not examples.answered(1, line | {"tuned": "Until 10 pm, for €5, room 7."}).right
+
+
+def test_an_answer_is_shown_in_parts_of_which_some_are_invented():
+    answer = Answer("at 9 or 10 pm", (Fact("time", "09:00", 3, 4), Fact("time", "22:00", 8, 13)))
+    parts = [("at ", False), ("9", True), (" or ", False), ("10 pm", True)]
+    assert examples.parts(answer, 100) == (parts, 0)
+    # A fact that is cut is no fact any more.
+    assert examples.parts(answer, 10) == ([*parts[:2], (" or 10", False)], 3)
 
 
 @pytest.mark.parametrize(
@@ -64,19 +92,28 @@ def test_a_shared_system_prompt_is_taken_out(prompts, system, left):
 
 
 @pytest.mark.parametrize(
-    "chrfs, worst, best, others",
+    "chrfs, shown, others",
     [
-        ([3, 1, 2], [2, 3], [1], []),
-        ([5], [1], [], []),
-        ([], [], [], []),
-        ([4, 3, 2, 1], [4, 3], [1, 2], []),
-        ([6, 5, 4, 3, 2, 1], [6, 5], [1, 2], [4, 3]),
-        ([1, 1, 1, 1, 1], [1, 2], [5, 4], [3]),
+        ([3, 1, 2], [1, 3, 2], []),
+        ([5], [1], []),
+        ([5, 4], [1, 2], []),
+        ([4, 3, 2, 1], [1, 3, 4], [2]),
+        ([6, 5, 4, 3, 2, 1], [1, 4, 6], [5, 3, 2]),
+        ([1, 1, 1, 1, 1], [5, 3, 1], [2, 4]),
     ],
 )
-def test_worst_best_and_others_are_each_in_one_list(chrfs, worst, best, others):
-    found = examples.ranking([one(line, chrf) for line, chrf in enumerate(chrfs, 1)], 2)
-    assert [[talk.line for talk in part] for part in (found.worst, found.best, found.others)] == [worst, best, others]
+def test_a_good_a_typical_and_the_worst_answer_are_shown_and_each_is_in_one_place(chrfs, shown, others):
+    found = examples.ranking([one(line, chrf) for line, chrf in enumerate(chrfs, 1)])
+    assert [talk.line for _, talk in found.shown] == shown and [talk.line for talk in found.others] == others
+
+
+def test_an_answer_with_wrong_facts_is_worse_than_any_with_the_right_ones():
+    found = examples.ranking([one(1, 90.0), one(2, 10.0, right=True), one(3, 50.0)])
+    assert [(name, talk.line) for name, talk in found.shown] == [
+        ("A good answer", 2),
+        ("A typical answer", 1),
+        ("The worst answer", 3),
+    ]
 
 
 @pytest.mark.parametrize("limit, text, left", [(0, "", 3), (2, "ab", 1), (3, "abc", 0), (4, "abc", 0)])

@@ -67,10 +67,21 @@ def test_a_number_that_is_too_large_is_damage(number):
         predictions.read(text, "x")
 
 
-def test_one_token_is_the_fewest():
-    assert predictions.read(json.dumps(prediction(0, tokens=1)), "x")[0]["tokens"] == 1
-    with pytest.raises(UserError, match="Expected `int` >= 1"):
-        predictions.read(json.dumps(prediction(0, tokens=0)), "x")
+def test_a_weight_is_a_count():
+    assert predictions.read(json.dumps(prediction(0, tokens=0)), "x")[0]["weights"]["tuned"]["loss"] == 0
+    with pytest.raises(UserError, match="Expected `int` >= 0"):
+        predictions.read(json.dumps(prediction(0, tokens=-1)), "x")
+    with pytest.raises(UserError, match="Expected `int` <= "):
+        predictions.read(json.dumps(prediction(0, tokens=10**13)), "x")
+
+
+def test_general_prompts_have_scores_and_no_answers_and_may_be_none():
+    line = {name: value for name, value in prediction(0).items() if name not in ("base", "tuned", "baselines")}
+    assert predictions.read_general(json.dumps(line), "x") == [line] and predictions.read_general("", "x") == []
+    with pytest.raises(UserError, match="missing required field `base`"):
+        predictions.read(json.dumps(line), "x")
+    with pytest.raises(UserError, match="missing required field `weights`"):
+        predictions.read_general(json.dumps({name: value for name, value in line.items() if name != "weights"}), "x")
 
 
 def test_a_message_says_its_text_or_its_calls():

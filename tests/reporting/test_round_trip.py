@@ -16,10 +16,11 @@ from stages.backends.unsloth.training import VALIDATION_HISTORY as LOCAL_VALIDAT
 from stages.commands import comparison
 from stages.core import files
 from stages.core.paths import (
+    GENERAL,
     HISTORY,
     HTML,
     MARKDOWN,
-    METRICS,
+    MEASURES,
     PREDICTIONS,
     SPLIT_REPORT,
     SPLITS,
@@ -27,6 +28,7 @@ from stages.core.paths import (
     VALIDATION,
 )
 from stages.dataset import conversations
+from stages.metrics import intervals
 from stages.metrics.intervals import Bootstrap
 from stages.reporting import predictions
 from tests.conftest import set_params, talks
@@ -40,11 +42,16 @@ def values(columns, missing):
     return {name: None if name in missing else 1.5 for name in columns}
 
 
+def likely(count):
+    """Likelihoods of so many conversations, each 2 nats a token."""
+    return Likelihoods(np.full(count, 8.0), np.full(count, 3.0), np.full(count, 4))
+
+
 @pytest.fixture
 def pipeline(project, monkeypatch):
     """pipeline(backend, ...) runs finetune, evaluate and report with what a backend gives; returns the Markdown."""
 
-    def run(backend, rows=(), result=NOTHING, likelihoods=None, labels=()):
+    def run(backend, rows=(), result=NOTHING, likelihoods=False, labels=()):
         set_params(backend=backend)
         history, validation_history = COLUMNS[backend]
 
@@ -55,7 +62,8 @@ def pipeline(project, monkeypatch):
 
         pair = SimpleNamespace(
             answers=lambda test, tuned, limit: (["It is 1."] * len(test), 0),
-            likelihoods=lambda *_: likelihoods,
+            likelihoods=lambda asked, tuned: likely(len(asked)) if likelihoods else None,
+            price=lambda *_: 0.0,
             perturbed=lambda *_: None,
             facts=dict,
         )
@@ -64,6 +72,7 @@ def pipeline(project, monkeypatch):
         monkeypatch.setattr(backends, "inference", lambda knobs: SimpleNamespace(pair=lambda knobs: pair))
         SPLITS["test"].parent.mkdir(parents=True)
         conversations.write_jsonl(SPLITS["test"], talks(3))
+        conversations.write_jsonl(SPLITS["train"], talks(5))
         nearest = {"median": 0.0, "p90": 0.0, "max": 0.0}
         files.write_json(
             SPLIT_REPORT, {**dict.fromkeys(SPLITS, SPLIT), "overlap": 0, "nearest": nearest, "changed_split": None}
@@ -100,13 +109,19 @@ def test_facts_that_are_null_are_shown_as_none(pipeline, backend):
     assert "| steps | none |" in pipeline(backend, result=result)
 
 
-@pytest.mark.parametrize("given", [None, Likelihoods(np.array([4.0, 30.0, 9.0]), np.ones(3), np.array([2, 10, 3]))])
+@pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("labels", [(), ("pool", "", "pool")])
-def test_predictions_are_read_with_and_without_likelihoods_and_labels(pipeline, given, labels):
+def test_predictions_are_read_with_and_without_likelihoods_and_labels(pipeline, monkeypatch, given, labels):
     pipeline("unsloth", likelihoods=given, labels=labels)
+    monkeypatch.setattr(intervals, "FEWEST", 2)
+    general = predictions.read_general(GENERAL.read_text(encoding="utf-8"), str(GENERAL))
     lines = predictions.read(PREDICTIONS.read_text(encoding="utf-8"), str(PREDICTIONS))
-    own = {name: one["value"] for name, one in json.loads(METRICS.read_text(encoding="utf-8"))["test"]["tuned"].items()}
+    own = {
+        name: one["value"] for name, one in json.loads(MEASURES.read_text(encoding="utf-8"))["test"]["tuned"].items()
+    }
     knobs = params.load()
     bootstrap = Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
-    found = {one.name: one.word for one in comparison.changes(comparison.pairs(lines, lines), own, own, bootstrap)}
-    assert ("loss" in found) == (given is not None) and set(found.values()) == {"within noise"}
+    shared = comparison.Shared(comparison.pairs(lines, lines), comparison.pairs(general, general))
+    found = {one.name: one.word for one in comparison.changes(shared, own, own, bootstrap)}
+    assert ("loss" in found) == ("retention" in found) == given
+    assert {word for name, word in found.items() if not name.startswith("fact")} == {"within noise"}

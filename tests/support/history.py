@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 
 from stages.core import files
-from stages.core.paths import CONVERSATIONS, METRICS, PREDICTIONS, RAW, SPLIT_REPORT, SPLITS, VALIDATION
+from stages.core.paths import CONVERSATIONS, GENERAL, MEASURES, PREDICTIONS, RAW, SPLIT_REPORT, SPLITS, VALIDATION
 
+_PER_TOKEN = ("loss", "perplexity", "perturbed_loss", "token_accuracy")
 LOSSES = [1.0, 2.0, 4.0]
 TOKENS = [10, 30, 60]
 
@@ -39,14 +40,16 @@ def commit(message="run"):
 def prediction(number, loss=1.0, tokens=10, chrf=50.0, answer="Yes.", prompt=None, **scores):
     likely = {} if loss is None else {"loss": loss, "perplexity": 2.7183**loss}
     tuned = {**likely, "chrf": chrf, "exact_match": 0.0, **scores}
-    line = {
+    weights = {name: tokens for name in tuned if name in _PER_TOKEN and tokens is not None}
+    return {
         "prompt": [{"role": "user", "content": prompt or f"Room {number}?"}],
         "reference": f"It is {number}.",
         "base": "No.",
         "tuned": answer,
         "scores": {"base": tuned, "tuned": tuned},
+        "weights": {"base": weights, "tuned": weights},
+        "baselines": {},
     }
-    return line if tokens is None else {**line, "tokens": tokens}
 
 
 def predictions(losses=LOSSES, tokens=TOKENS, **each):
@@ -58,14 +61,22 @@ def predictions(losses=LOSSES, tokens=TOKENS, **each):
     ]
 
 
-def write_run(lines=None, tuned=None, train=None, conversations=b"", raw=b""):
+def write_run(lines=None, tuned=None, train=None, conversations=b"", raw=b"", general=()):
     """Write the reports and dvc.lock of a run with the predictions `lines`."""
     lines = predictions() if lines is None else lines
     files.write_text(PREDICTIONS, "".join(json.dumps(line) + "\n" for line in lines))
+    files.write_text(GENERAL, "".join(json.dumps(line) + "\n" for line in general))
     names = lines[0]["scores"]["tuned"]
     own = {name: {"value": 9.5, "low": None, "high": None} for name in names} if tuned is None else tuned
     parts = {"base": own, "tuned": own, "gain": own}
-    files.write_json(METRICS, {"test": parts, "train": train or {"steps": 57}, "counts": {"test": len(lines)}})
+    measures = {
+        "verdict": {"word": "better", "sentence": "Better than all."},
+        "test": parts,
+        "baselines": {},
+        "train": train or {"steps": 57},
+        "counts": {"test": len(lines)},
+    }
+    files.write_json(MEASURES, measures)
     files.write_json(SPLIT_REPORT, {name: {"conversations": len(lines)} for name in SPLITS})
     files.write_json(VALIDATION, {"rows": 9, "quarantined": 0, "findings": []})
     contents = {RAW: raw, CONVERSATIONS: conversations, **dict.fromkeys(SPLITS.values(), b"")}

@@ -14,6 +14,7 @@ import msgspec
 import openai
 from tqdm import tqdm
 
+from stages.backends.openai import reader
 from stages.backends.openai.base.client import readable_errors
 from stages.backends.openai.common import prices
 from stages.backends.protocol import Likelihoods
@@ -53,6 +54,12 @@ class HostedPair:
             answers = list(tqdm(found, f"{kind} answers", len(requests), unit="answer", disable=None))
         self.used[kind] = answers
         return [one["text"] for one in answers], sum(one["cut"] for one in answers)
+
+    def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
+        """Estimate the most that `answers` would cost, in US dollars; None if the price is unknown."""
+        # The responses, which are counted too but not sent, make up for what a template adds.
+        prompts = sum(int(count) for count in reader.load().counts(conversations))
+        return prices.answers(self.base, "tuned" if tuned else "base", prompts, max_new_tokens * len(conversations))
 
     def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods | None:
         """None: the API does not return the likelihood of a given response."""

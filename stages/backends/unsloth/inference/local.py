@@ -44,6 +44,10 @@ class LocalPair:
         model = PeftModel.from_pretrained(under, str(tuned), local_files_only=True).eval()
         return cls(base if biases else model, model, chat, batch_size)
 
+    def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
+        """Nothing: local answers cost only time."""
+        return 0.0
+
     def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods:
         """Score each conversation's response given its prompt."""
         return self._likelihoods(conversations, tuned, self.batch_size, _score)

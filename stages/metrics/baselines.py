@@ -1,0 +1,80 @@
+"""What costs almost nothing and should be beaten: answers that are looked up, and prompts with examples.
+
+Only the train split is seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from stages.dataset.conversations import Conversation, Message
+from stages.metrics import scoring
+
+# So many training conversations go before the prompt as examples; the loss of a base falls little beyond.
+SHOTS = 5
+# Embeddings that are compared at once with all training prompts.
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """The train split, to be searched by prompt. Each assistant message is an answer to what is said before it."""
+
+    train: Sequence[Conversation]
+
+    @cached_property
+    def turns(self) -> list[Conversation]:
+        """A conversation for each assistant message with text: it, and all before it."""
+        return [
+            replace_messages(one, one.messages[: place + 1])
+            for one in self.train
+            for place, message in enumerate(one.messages)
+            if message.role == "assistant" and message.text and place and message.weight != 0
+        ]
+
+    def nearest(self, test: Sequence[Conversation]) -> list[str]:
+        """The response to the most similar training prompt, for each conversation."""
+        return [self.turns[rows[0]].response for rows in self._most_similar(test, 1)]
+
+    def constant(self, test: Sequence[Conversation]) -> list[str]:
+        """The most typical training response for every conversation: the one most similar to all others on average."""
+        responses = tuple(turn.response for turn in self.turns)
+        vectors = scoring.embedded(responses)
+        return [responses[int(np.argmax(vectors @ vectors.mean(axis=0)))]] * len(test)
+
+    def with_examples(self, test: Sequence[Conversation]) -> list[Conversation]:
+        """The conversations with the most similar training conversations as turns before them, the nearest last."""
+        return [
+            _with_turns(conversation, [self.turns[row] for row in reversed(rows)])
+            for conversation, rows in zip(test, self._most_similar(test, SHOTS), strict=True)
+        ]
+
+    def _most_similar(self, test: Sequence[Conversation], count: int) -> list[list[int]]:
+        """The turns whose prompts are most similar to each conversation's, the most similar first."""
+        known = scoring.embedded(tuple(asked(turn) for turn in self.turns))
+        vectors = scoring.embedded(tuple(asked(one) for one in test))
+        found: list[list[int]] = []
+        for start in range(0, len(vectors), _AT_ONCE):
+            # Equal ones in the order of the file, whatever the machine's rounding.
+            order = np.argsort(-np.round(vectors[start : start + _AT_ONCE] @ known.T, 6), axis=1, kind="stable")
+            found += order[:, :count].tolist()
+        return found
+
+
+def asked(conversation: Conversation) -> str:
+    """The prompt's texts without the system message, by which prompts are compared."""
+    return "\n".join(message.text for message in conversation.prompt if message.role != "system")
+
+
+def replace_messages(conversation: Conversation, messages: Sequence[Message]) -> Conversation:
+    """The conversation with other messages."""
+    return Conversation(tuple(messages), conversation.tools, conversation.parallel_tool_calls)
+
+
+def _with_turns(conversation: Conversation, examples: Sequence[Conversation]) -> Conversation:
+    system = [message for message in conversation.messages if message.role == "system"][:1]
+    rest = [message for message in conversation.messages if message not in system]
+    turns = [message for example in examples for message in example.messages if message.role != "system"]
+    return replace_messages(conversation, [*system, *turns, *rest])
