@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint docs review check doctor chat setup clean
+.PHONY: help run test test-all lint docs review compare check doctor chat setup clean
 
 help:  ## List the targets
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ docs: setup  ## Write docs/metrics.md, docs/params.md, its JSON schema and the c
 
 review: setup  ## Report what the branch changed, as Markdown; BASE=REVISION compares with a revision or experiment
 	@$(BIN)/python -m stages.commands.review $(BASE)
+
+compare: setup  ## List the experiments: what changed, loss, chrF, facts right, verdict
+	@$(BIN)/python -m stages.commands.compare
 
 check: setup  ## Check that dvc.lock and the reports match the code, parameters and data; runs no stage
 	@$(BIN)/python -m stages.commands.check

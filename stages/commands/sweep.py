@@ -1,7 +1,7 @@
 """sweep: plot one parameter of all experiments against one metric, with a line for each combination of the others.
 
-    python -m stages.commands.sweep                          # lr against train.validation_loss
-    python -m stages.commands.sweep lora.r test.tuned.chrf.value
+    python -m stages.commands.sweep                          # lr against validation_loss
+    python -m stages.commands.sweep lora.r chrf
 
 Draws reports/sweep.svg from what `dvc exp show` knows, and prints the same numbers as Markdown.
 """
@@ -40,8 +40,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "metric",
         nargs="?",
-        default="train.validation_loss",
-        help="metric on the y axis, train.validation_loss by default",
+        default="validation_loss",
+        help="metric on the y axis, validation_loss by default",
     )
     return parser.parse_args()
 

@@ -14,8 +14,9 @@ from stages.metrics import scoring
 
 # So many training conversations go before the prompt as examples; the loss of a base falls little beyond.
 SHOTS = 5
-# Embeddings that are compared at once with all training prompts.
+# Embeddings that are compared at once with all training prompts, and training prompts that are searched.
 _AT_ONCE = 1000
+_SEARCHED = 20_000
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,17 @@ class LookUp:
 
     @cached_property
     def turns(self) -> list[Conversation]:
-        """A conversation for each assistant message with text: it, and all before it."""
-        return [
+        """A conversation for each assistant message with text: it, and all before it.
+
+        Of very many an even choice is taken, as each is embedded.
+        """
+        found = [
             replace_messages(one, one.messages[: place + 1])
             for one in self.train
             for place, message in enumerate(one.messages)
             if message.role == "assistant" and message.text and place and message.weight != 0
         ]
+        return found[:: -(-len(found) // _SEARCHED) or 1]
 
     def nearest(self, test: Sequence[Conversation]) -> list[str]:
         """The response to the most similar training prompt, for each conversation."""
@@ -64,8 +69,8 @@ class LookUp:
 
 
 def asked(conversation: Conversation) -> str:
-    """The prompt's texts without the system message, by which prompts are compared."""
-    return "\n".join(message.text for message in conversation.prompt if message.role != "system")
+    """What the prompt says last, by which prompts are compared: on the sample it finds as much as the whole prompt."""
+    return conversation.prompt[-1].text
 
 
 def replace_messages(conversation: Conversation, messages: Sequence[Message]) -> Conversation:

@@ -17,7 +17,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9ff
 
 @dataclass(frozen=True)
 class Expected:
-    """What an answer is compared with: the reference response, and the texts of the prompt, which `given` its facts."""
+    """What an answer is compared with: the reference response, and the texts of the prompt, whose facts are `given`."""
 
     reference: str
     given: tuple[str, ...]
@@ -60,7 +60,7 @@ def exact_match(answers: Sequence[str], references: Sequence[str]) -> np.ndarray
 
 
 # All answers are compared with the same references.
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def embedded(texts: tuple[str, ...]) -> np.ndarray:
     """Sentence embeddings of length 1, of shape (texts, 384)."""
     return np.asarray(_encoder().encode(list(texts), normalize_embeddings=True, show_progress_bar=False), float)

@@ -8,7 +8,7 @@ _OPTIONAL = dict.fromkeys(("columns", "label", "container", "encoding", "delimit
 DEFAULTS: dict[str, Any] = {
     "backend": "unsloth",
     "seed": 42,
-    "lr": 0.001,
+    "lr": 0.003,
     "epochs": 3.0,
     "early_stopping_patience": None,
     "batch_size": 8,
@@ -41,8 +41,8 @@ DEFAULTS: dict[str, Any] = {
         "max_quarantined": 0.05,
     },
     "split": {
-        "validation": 0.15,
-        "test": 0.15,
+        "validation": 0.09,
+        "test": 0.1,
     },
     "schedule": {
         "num_cycles": 3,
@@ -50,9 +50,9 @@ DEFAULTS: dict[str, Any] = {
         "decay_ratio": 0.2,
     },
     "lora": {
-        "r": 16,
-        "alpha": 32.0,
-        "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        "r": 64,
+        "alpha": 128.0,
+        "target_modules": ["gate_proj", "up_proj", "down_proj"],
         "bias": "none",
         "use_rslora": False,
         "init_lora_weights": "default",
@@ -91,7 +91,7 @@ DEFAULTS: dict[str, Any] = {
     },
     "evaluate": {
         "batch_size": 32,
-        "max_new_tokens": 64,
+        "max_new_tokens": 80,
         "resamples": 2000,
         "confidence": 0.95,
         "epsilon": 1.0,

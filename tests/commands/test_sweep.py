@@ -7,25 +7,25 @@ NAMES = ["lr", "seed", "lora.r", "lora.alpha"]
 
 
 def row(lr, r, loss, **more):
-    return {"lr": lr, "seed": 42, "lora.r": r, "lora.alpha": 32, "train.validation_loss": loss, **more}
+    return {"lr": lr, "seed": 42, "lora.r": r, "lora.alpha": 32, "validation_loss": loss, **more}
 
 
 ROWS = [row(1e-3, 8, 0.8), row(1e-4, 8, 1.5), row(1e-4, 16, 1.4), row(1e-3, 16, 0.7), row(1e-2, 8, None)]
 
 
 def test_a_line_for_each_combination_of_what_else_differs():
-    assert sweep.read(ROWS, NAMES, "lr", "train.validation_loss") == {
+    assert sweep.read(ROWS, NAMES, "lr", "validation_loss") == {
         "lora.r=16": [(1e-4, 1.4), (1e-3, 0.7)],
         "lora.r=8": [(1e-4, 1.5), (1e-3, 0.8)],
     }
 
 
 def test_one_line_where_nothing_else_differs():
-    assert sweep.read(ROWS[:2], NAMES, "lr", "train.validation_loss") == {"": [(1e-4, 1.5), (1e-3, 0.8)]}
+    assert sweep.read(ROWS[:2], NAMES, "lr", "validation_loss") == {"": [(1e-4, 1.5), (1e-3, 0.8)]}
 
 
 def test_another_parameter():
-    assert sweep.read(ROWS[:4], NAMES, "lora.r", "train.validation_loss") == {
+    assert sweep.read(ROWS[:4], NAMES, "lora.r", "validation_loss") == {
         "lr=0.0001": [(8, 1.5), (16, 1.4)],
         "lr=0.001": [(8, 0.8), (16, 0.7)],
     }
@@ -51,7 +51,7 @@ def test_the_table_has_a_row_for_each_value():
 )
 def test_what_cannot_be_drawn_is_said(rows, parameter, message):
     with pytest.raises(UserError, match=message):
-        sweep.read(rows, NAMES, parameter, "train.validation_loss")
+        sweep.read(rows, NAMES, parameter, "validation_loss")
 
 
 def test_the_picture_is_whole(project):

@@ -5,8 +5,11 @@ import pytest
 from stages.metrics import registry
 from stages.metrics.registry import REGISTRY, Measure
 
-LOWER = ("loss", "perturbed_loss", "perplexity")
-HIGHER = ("token_accuracy", "chrf", "rouge_l", "similarity", "exact_match")
+LOWER = ("loss", "perturbed_loss", "perplexity", "retention")
+HIGHER = (
+    *("facts_right", "fact_recall", "fact_precision", "fact_choice"),
+    *("token_accuracy", "chrf", "rouge_l", "similarity", "exact_match"),
+)
 
 
 @pytest.mark.parametrize("name", LOWER)
@@ -31,8 +34,8 @@ def test_an_interval_that_reaches_zero_is_within_noise(low, high):
 
 
 @pytest.mark.parametrize("low, high", [(None, 1.0), (1.0, None), (None, None)])
-def test_without_an_end_there_is_no_interval(low, high):
-    assert REGISTRY["chrf"].word(low, high) == "no interval"
+def test_without_an_interval_there_are_too_few(low, high):
+    assert REGISTRY["chrf"].word(low, high) == "too few"
     assert registry.measure({"value": 2.0, "low": low, "high": high}, 1) == Measure("2.0", "")
 
 

@@ -1,15 +1,17 @@
 import numpy as np
 import pytest
 
-from stages.metrics import registry
+from stages.metrics import intervals, registry
 from stages.metrics.intervals import Bootstrap, Mean
+from stages.metrics.scoring import Expected
 
 ONES = np.ones(2)
 
 
 def scores(answers, references):
-    """Each answer's score, by metric."""
-    return {name: mean.totals for name, mean in registry.of_answers(answers, references).items()}
+    """Each answer's score, by metric that compares it as a whole."""
+    found = registry.of_answers(answers, [Expected(reference, ()) for reference in references])
+    return {name: mean.totals for name, mean in found.items() if registry.REGISTRY[name].score}
 
 
 def digits(name):
@@ -50,7 +52,13 @@ def test_similarity_orders_by_meaning_and_knows_empty_answers():
 BOOTSTRAP = Bootstrap(seed=1, resamples=1000, confidence=0.95)
 
 
-def test_the_interval_of_two_values_spans_them():
+@pytest.fixture
+def two_are_enough(monkeypatch):
+    """Intervals of so few conversations that their numbers can be worked out."""
+    monkeypatch.setattr(intervals, "FEWEST", 2)
+
+
+def test_the_interval_of_two_values_spans_them(two_are_enough):
     # Resamples of {0, 1} have the means 0, 1/2, 1 with probabilities 1/4, 1/2, 1/4: the ends lie in the outer ones.
     assert BOOTSTRAP.interval(Mean(np.array([0.0, 1.0]), ONES), 4) == {"value": 0.5, "low": 0.0, "high": 1.0}
 
@@ -62,7 +70,7 @@ def test_means_are_weighted_by_tokens():
     assert BOOTSTRAP.interval(perplexity, 4)["value"] == round(float(np.exp(2.75)), 4)
 
 
-def test_the_gain_is_paired():
+def test_the_gain_is_paired(two_are_enough):
     # Each conversation gains exactly 1, however much conversations differ: the paired interval is a point.
     base = Mean(np.array([1.0, 5.0, 20.0]), np.ones(3))
     tuned = Mean(base.totals + 1, base.weights)
@@ -204,12 +212,29 @@ def test_another_seed_draws_other_resamples_and_the_same_seed_the_same():
     assert all(one != other for one, other in zip(found(7), found(8), strict=True))
 
 
-def test_two_conversations_are_enough_for_an_interval():
-    # With the weights 1 and 3: 8 / 2 when the first is drawn twice, 24 / 6 the second; (4 + 12) / 4 for both.
-    level = Mean(np.array([4.0, 12.0]), np.array([1.0, 3.0]))
-    assert BOOTSTRAP.interval(level, 4) == {"value": 4.0, "low": 4.0, "high": 4.0}
+def test_nine_conversations_have_no_interval_and_ten_have_one():
+    # All are 4, however they are weighted and drawn.
+    for count, ends in ((9, None), (10, 4.0)):
+        level = Mean(np.arange(1.0, count + 1) * 4, np.arange(1.0, count + 1))
+        assert BOOTSTRAP.interval(level, 4) == {"value": 4.0, "low": ends, "high": ends}
+        assert BOOTSTRAP.gain(level, level, 4) == {"value": 0.0, "low": ends and 0.0, "high": ends and 0.0}
 
 
-def test_no_minus_zero_at_the_ends():
+def test_conversations_of_weight_zero_do_not_count():
+    # Of twelve, three have no weight: nine are too few. Without any weight there is no mean.
+    mean = Mean(np.ones(12), np.array([1.0] * 9 + [0.0] * 3))
+    assert mean.count == 9 and BOOTSTRAP.interval(mean, 4) == {"value": 1.0, "low": None, "high": None}
+    nothing = Mean(np.zeros(12), np.zeros(12))
+    assert BOOTSTRAP.interval(nothing, 4) == {"value": None, "low": None, "high": None}
+    assert BOOTSTRAP.gain(mean, nothing, 4) == {"value": None, "low": None, "high": None}
+
+
+def test_each_side_of_a_gain_has_its_own_weights():
+    # 6 of 12 facts right before, 6 of 24 after: answers differ in how many facts they state.
+    old, new = Mean(np.full(12, 0.5), np.ones(12)), Mean(np.full(12, 0.5), np.full(12, 2.0))
+    assert BOOTSTRAP.gain(old, new, 4) == {"value": -0.25, "low": -0.25, "high": -0.25}
+
+
+def test_no_minus_zero_at_the_ends(two_are_enough):
     tiny = Mean(np.array([-1e-9, -1e-9]), ONES)
     assert [str(end) for end in BOOTSTRAP.interval(tiny, 4).values()] == ["0.0"] * 3
