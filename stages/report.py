@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment
 
 from stages import params
-from stages.core import files, revisions
+from stages.core import files, revisions, templates
 from stages.core.artifacts import intact, numbers
 from stages.core.cli import UserError, notice, run
 from stages.core.flatten import flat, without_credentials
@@ -42,10 +42,10 @@ from stages.core.paths import (
     VALIDATION_PAGE,
     WEIGHTS,
 )
+from stages.core.templates import number
 from stages.metrics import registry
 from stages.metrics.registry import REGISTRY, Measure, measure
-from stages.reporting import charts, examples, predictions, templates
-from stages.reporting.templates import number
+from stages.reporting import charts, examples, predictions
 
 # What is shown of each slice, of how many, and of how long a label; reports/slices.json has all.
 _SLICES = 50
@@ -284,7 +284,7 @@ def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def _environment() -> Environment:
-    environment = templates.environment(Path(templates.__file__).parent)
+    environment = templates.environment(Path(examples.__file__).parent)
     environment.globals |= {
         "title_limit": _TITLE,
         "featured_limit": _FEATURED_TEXT,

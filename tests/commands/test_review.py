@@ -9,7 +9,7 @@ import pytest
 from stages.commands import review
 from stages.core.cli import UserError
 from stages.core.paths import METRICS, PREDICTIONS, SUITE, VALIDATION
-from stages.reporting.templates import cell
+from stages.core.templates import cell
 from tests.conftest import ROOT, set_params
 from tests.support.history import commit, git, prediction, predictions, write_run
 
