@@ -4,8 +4,8 @@ Its columns are `row`, `why` and then the source's own. A record of JSON or JSON
 written: it may be no JSON at all, and can go back into its file. So is a record of a CSV that has no header.
 """
 
+import collections
 import csv
-import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -100,9 +100,13 @@ def _fitted(cells: list[str], width: int, wide: bool) -> list[str]:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """The names, in which a repeated one gets a number as pandas gives it: `row`, `row.1`, `row.2`."""
-    found: dict[str, None] = {}
-    taken = set(names)
+    taken, seen, counts, found = set(names), set[str](), collections.Counter[str](), []
     for name in names:
-        numbered = (f"{name}.{number}" for number in itertools.count(1))
-        found[name if name not in found else next(new for new in numbered if new not in taken | found.keys())] = None
-    return list(found)
+        new = name
+        while name in seen and new in taken:
+            counts[name] += 1
+            new = f"{name}.{counts[name]}"
+        taken.add(new)
+        seen.add(name)
+        found.append(new)
+    return found
