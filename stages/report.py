@@ -130,7 +130,7 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
             "page": HTML,
             "markdown": MARKDOWN,
             "predictions": PREDICTIONS,
-            "data_docs": VALIDATION_PAGE,
+            "gate": VALIDATION_PAGE,
             "weights": WEIGHTS,
             "slices": SLICES,
             "validation_history": VALIDATION_HISTORY,

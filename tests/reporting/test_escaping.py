@@ -30,7 +30,7 @@ def talk(text, label, title="Another?"):
 
 
 def paths(text):
-    kinds = ("page", "markdown", "predictions", "data_docs", "weights", "slices", "validation_history", "raw", "base")
+    kinds = ("page", "markdown", "predictions", "gate", "weights", "slices", "validation_history", "raw", "base")
     return dict.fromkeys((*kinds, "tuned"), HTML.parent / text.replace("/", ""))
 
 
@@ -135,7 +135,7 @@ SAFE = re.compile(
     r"style\|safe|(chart|rate_chart|length_chart|movement\.chart)\|safe|(whole|pairs|file|talk)\(.*|'%\.1f'\|format.*|"
     r"\"%\.1f\"\|format.*|height.*|y( \+ 4)?|\"[^\"]*\" if .*|score\.word\[0\]|group\.parameters\|int\|number|"
     r"(findings|group)\|length.*|limit\|number|left\|number|(part\.left|prompt\.omitted)\|number|"
-    r"paths\.data_docs\.parent\.as_posix\(\)"
+    r"paths\.gate\.parent\.as_posix\(\)"
 )
 
 
