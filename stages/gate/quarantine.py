@@ -32,7 +32,7 @@ def write(reasons: Mapping[int, str], source: Source, limit: int) -> None:
     Raises:
         UserError: the source lacks one of the rows, or cannot be read.
     """
-    with files.replacing(QUARANTINE) as path, tempfile.TemporaryFile(dir=QUARANTINE.parent) as spool:
+    with files.replacing(QUARANTINE) as path, tempfile.TemporaryFile() as spool:
         names, widest = _spool(spool, reasons, source, limit)
         wide = widest > len(names)
         with path.open("w", encoding="utf-8", newline="") as out:
