@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment
 
 from stages import params
-from stages.core import files, revisions
+from stages.core import files, revisions, templates
 from stages.core.artifacts import intact, numbers
 from stages.core.cli import UserError, notice, run
 from stages.core.flatten import address, flat, plain, without_credentials
@@ -42,11 +42,11 @@ from stages.core.paths import (
     VALIDATION_PAGE,
     WEIGHTS,
 )
+from stages.core.templates import number
 from stages.metrics import registry
 from stages.metrics.intervals import FEWEST
 from stages.metrics.registry import REGISTRY, Measure, measure
-from stages.reporting import charts, examples, predictions, templates
-from stages.reporting.templates import number
+from stages.reporting import charts, examples, predictions
 
 # Titles of the groups of metrics, and the metrics that the chart compares.
 _GROUPS_OF_ROWS = {"facts": "Facts", "answers": "Answers", "kept": "What was kept", "loss": "Loss of the references"}
@@ -138,7 +138,7 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
             "page": HTML,
             "markdown": MARKDOWN,
             "predictions": PREDICTIONS,
-            "data_docs": VALIDATION_PAGE,
+            "gate": VALIDATION_PAGE,
             "weights": WEIGHTS,
             "slices": SLICES,
             "validation_history": VALIDATION_HISTORY,
@@ -294,7 +294,7 @@ def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def _environment() -> Environment:
-    environment = templates.environment(Path(templates.__file__).parent)
+    environment = templates.environment(Path(examples.__file__).parent)
     environment.globals |= {
         "fewest": FEWEST,
         "title_limit": _TITLE,

@@ -2,16 +2,14 @@
 
 The suite is data (`data/expectations.yaml`). Great Expectations silently drops a rule that it does not know, so
 the suite itself is checked first, and a rule that raises counts as critical. All reports are written before the stage
-fails: `reports/validation.json`, Great Expectations' own page in `reports/validation/`, and `data/quarantine.csv`.
+fails: `reports/validation.json`, the page `reports/validation/index.html` with Great Expectations' own beside it, and
+`data/quarantine.csv`.
 """
 
-import csv
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -19,13 +17,13 @@ import pyarrow.parquet as pq
 from stages import params
 from stages.core import files
 from stages.core.cli import UserError, notice, run
-from stages.core.paths import QUARANTINE, RAW, SIGNALS, SUITE, VALIDATION, VALIDATION_PAGE
+from stages.core.paths import DATA_DOCS, QUARANTINE, RAW, SIGNALS, SUITE, VALIDATION, VALIDATION_PAGE
 from stages.dataset import formats, near_duplicates, readers
 from stages.dataset.signals import SCHEMA
-from stages.gate.findings import describe, findings
+from stages.gate import data_docs, page, quarantine
+from stages.gate.findings import Description, describe, findings
 from stages.gate.suite import CRITICAL, Finding, check, read_suite
 
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # In a table, signals that come from one role's column, and those that come from all columns.
 _OF_ONE = {"n_near": "user", "n_response": "assistant", "n_responses": "assistant", "other_system": "system"}
 _OF_ALL = ("n_tokens", "n_over", "conversation_hash")
@@ -41,15 +39,40 @@ def main() -> None:
     critical = [finding for finding in found if finding["severity"] == CRITICAL]
     rows = sorted({row for finding in critical for row in finding["rows"]}) if knobs.gate.quarantines else []
     files.write_json(VALIDATION, report(found, len(signals), len(rules), len(rows)))
-    _write_page(result)
-    _write_quarantine(rows, critical, knobs.data)
     described = describe(found, signals, _columns(knobs.data))
-    lines = {finding["rule"]: text for finding, text in zip(found, described, strict=True)}
+    stopping, too_many = _stopping(critical, knobs.gate), _too_many(len(rows), len(signals), knobs.gate)
+    stopped = f"{len(stopping)} critical finding{'' if len(stopping) == 1 else 's'}" if stopping else too_many
+    outcome = page.Outcome(rules, found, described, len(signals), len(rows), stopped)
+    _write_pages(result, outcome, knobs.data.source, knobs.data.chosen.format)
+    quarantine.write(_reasons(rows, critical, signals), knobs.data.chosen, knobs.data.max_bytes)
+    _tell(found, described, stopping, too_many)
+    if found:
+        notice(f"{VALIDATION_PAGE} shows all findings")
+    notice(f"validated {len(signals)} rows against {len(rules)} rules: {len(found)} findings, {len(rows)} quarantined")
+
+
+def _tell(found: list[Finding], described: list[Description], stopping: list[Finding], too_many: str | None) -> None:
+    """Print every finding, those that stop the run as its error."""
+    lines = {finding["rule"]: one.lines for finding, one in zip(found, described, strict=True)}
     for finding in found:
         if finding["severity"] != CRITICAL:
             notice("\n  ".join(lines[finding["rule"]]))
-    _stop_or_go_on(critical, lines, len(rows), len(signals), knobs.gate)
-    notice(f"validated {len(signals)} rows against {len(rules)} rules: {len(found)} findings, {len(rows)} quarantined")
+    if stopping:
+        shown = [line for finding in stopping for line in lines[finding["rule"]]]
+        raise UserError("\n".join([f"the data gate stopped {RAW}; {VALIDATION_PAGE} shows all findings", *shown]))
+    for finding in found:
+        if finding["severity"] == CRITICAL:
+            notice("\n  ".join(lines[finding["rule"]]))
+    if too_many:
+        raise UserError(f"{too_many}; look at {QUARANTINE}, then fix the source or raise it")
+
+
+def _write_pages(result: Any, outcome: page.Outcome, source: str, form: str) -> None:
+    """The gate's own page, and Great Expectations' beside it."""
+    shutil.rmtree(VALIDATION_PAGE.parent, ignore_errors=True)
+    files.write_text(DATA_DOCS, data_docs.render(result, VALIDATION_PAGE.name))
+    about = {"Source": source, "Format": form, f"SHA-256 of {RAW}": files.sha256(RAW)}
+    files.write_text(VALIDATION_PAGE, page.render(outcome, about))
 
 
 def _columns(data: params.Data) -> dict[str, str]:
@@ -123,62 +146,30 @@ def report(found: list[Finding], rows: int, rules: int, quarantined: int) -> dic
     }
 
 
-def _stop_or_go_on(
-    critical: list[Finding], lines: dict[str, list[str]], quarantined: int, total: int, gate: params.Gate
-) -> None:
-    about_the_table = [finding for finding in critical if not finding["rows"]]
-    stopping = about_the_table if gate.quarantines else critical
-    if stopping:
-        shown = [line for finding in stopping for line in lines[finding["rule"]]]
-        raise UserError("\n".join([f"the data gate stopped {RAW}; {VALIDATION_PAGE} shows all findings", *shown]))
-    for finding in critical:
-        notice("\n  ".join(lines[finding["rule"]]))
+def _stopping(critical: list[Finding], gate: params.Gate) -> list[Finding]:
+    """Findings that stop the run: with quarantine those that name no row, and so cannot be set aside."""
+    return [finding for finding in critical if not (gate.quarantines and finding["rows"])]
+
+
+def _too_many(quarantined: int, total: int, gate: params.Gate) -> str | None:
+    """Why so many rows may not be set aside, if they may not."""
     # A share of rows is rounded as the number in params.yaml is; 0.29 * 100, a product, would be less than 29.
-    if quarantined and quarantined / total > gate.max_quarantined:
-        raise UserError(
-            f"{quarantined} of {total} rows would be quarantined, more than validate.max_quarantined"
-            f" {gate.max_quarantined:g} allows; look at {QUARANTINE}, then fix the source or raise it"
-        )
+    if not quarantined or quarantined / total <= gate.max_quarantined:
+        return None
+    return (
+        f"{quarantined} of {total} rows would be quarantined, more than validate.max_quarantined"
+        f" {gate.max_quarantined:g} allows"
+    )
 
 
-def _write_quarantine(rows: list[int], critical: list[Finding], data: params.Data) -> None:
-    """Quarantined rows as they are in the source, with row number and reasons before them."""
-    wanted = dict.fromkeys(rows, "")
+def _reasons(rows: list[int], critical: list[Finding], signals: pd.DataFrame) -> dict[int, str]:
+    """Why each row is set aside: the rules, what is wrong with a record that is no conversation, and what to do."""
+    why: dict[int, list[str]] = {row: [] for row in rows}
     for finding in critical:
-        for row in set(finding["rows"]) & wanted.keys():
-            wanted[row] = "; ".join(filter(None, [wanted[row], f"{finding['rule']}: {finding['advice']}"]))
-    written = []
-    with files.replacing(QUARANTINE) as path, path.open("w", encoding="utf-8", newline="") as out:
-        # All is quoted: a reader would take a carriage return outside quotes for the end of the record.
-        writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow(["row", "why", "record"])
-        for row, content in readers.rows(RAW, data.chosen, data.max_bytes) if wanted else ():
-            if row in wanted:
-                writer.writerow([row, wanted[row], *_as_cells(content)])
-                written.append(row)
-    if written != rows:
-        raise UserError(f"{RAW} changed while it was read; run `dvc repro` again")
-
-
-def _as_cells(content: readers.Content) -> list[str]:
-    if isinstance(content, list):
-        return content
-    record = content if isinstance(content, bytes) else msgspec.json.encode(content, enc_hook=str)
-    return [record.decode("utf-8", "replace")]
-
-
-def _write_page(result: Any) -> None:
-    """Great Expectations' page, equal bytes for equal results. Its styles come from the network."""
-    from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaPageView
-
-    result.meta.pop("batch_markers", None)
-    page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
-    page = re.sub(r"\?d=\d{8}T[\d.]+Z", "", page)
-    for number, identifier in enumerate(dict.fromkeys(_UUID.findall(page))):
-        page = page.replace(identifier, str(number))
-    shutil.rmtree(VALIDATION_PAGE.parent, ignore_errors=True)
-    files.write_text(VALIDATION_PAGE, page)
+        for row in set(finding["rows"]) & why.keys():
+            seen = f"{signals['error'][row]}; " if finding["columns"] == ["error"] else ""
+            why[row].append(f"{finding['rule']}: {seen}{finding['advice']}")
+    return {row: "; ".join(reasons) for row, reasons in why.items()}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stages import split, validate
 from stages.core.cli import UserError
-from stages.core.paths import QUARANTINE, SPLITS, SUITE, VALIDATION, VALIDATION_PAGE
+from stages.core.paths import DATA_DOCS, QUARANTINE, SPLITS, SUITE, VALIDATION, VALIDATION_PAGE
 from stages.dataset import conversations
 from tests.conftest import ROOT, TALK, good_records
 
@@ -29,7 +29,7 @@ def test_the_gate_stops_with_all_findings_and_writes_its_reports_first(gate):
     report = json.loads(VALIDATION.read_text())
     assert {finding["rule"]: finding["rows"] for finding in report["findings"]} == {"parses": 1, "api_keys": 1}
     assert "<html" in VALIDATION_PAGE.read_text(encoding="utf-8").lower()
-    for path in (VALIDATION, VALIDATION_PAGE, QUARANTINE):
+    for path in (VALIDATION, VALIDATION_PAGE, DATA_DOCS, QUARANTINE):
         assert KEY not in path.read_text(encoding="utf-8")
 
 
@@ -168,6 +168,6 @@ def test_too_many_quarantined_rows_stop_the_run(gate):
 def test_two_runs_write_the_same_bytes(gate):
     def outcome():
         gate([*good_records(5), (TALK % 9).replace("At 7.", "until")])
-        return [path.read_bytes() for path in (VALIDATION, VALIDATION_PAGE, QUARANTINE)]
+        return [path.read_bytes() for path in (VALIDATION, VALIDATION_PAGE, DATA_DOCS, QUARANTINE)]
 
     assert outcome() == outcome()

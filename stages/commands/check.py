@@ -19,7 +19,7 @@ from dvc.repo import Repo
 from stages import params
 from stages.core.cli import UserError, notice, run
 from stages.core.flatten import flat, plain, without_credentials
-from stages.reporting.templates import clip
+from stages.core.templates import clip
 
 # Longest value that is shown of a parameter.
 _LIMIT = 60

@@ -11,7 +11,8 @@ from typing import Any
 from stages import params
 from stages.core.cli import UserError, run
 from stages.core.flatten import flat, plain, without_credentials
-from stages.core.templates import clip, visible
+from stages.core.templates import clip
+from stages.core.text import printable
 from stages.metrics import registry
 from stages.metrics.registry import REGISTRY
 
@@ -70,7 +71,7 @@ def _number(name: str, value: Any) -> str:
 def table(found: Sequence[Sequence[str]]) -> str:
     """The rows under a header, in aligned columns; names and changes are cut to fit."""
     head = ["experiment", "changed", *(REGISTRY[name].label for name in _METRICS), "verdict"]
-    cells = [[visible(cell) for cell in row] for row in [head, *found]]
+    cells = [[printable(cell) for cell in row] for row in [head, *found]]
     limits = [_NAME, _WIDTH, *(_WIDTH for _ in _METRICS), _VERDICT]
     widths = [min(limit, max(map(len, column))) for limit, column in zip(limits, zip(*cells, strict=True), strict=True)]
     # What is left is for what changed.

@@ -16,7 +16,7 @@ from typing import Any
 from stages import params
 from stages.commands import comparison, data_changes
 from stages.commands.comparison import Change, Shared
-from stages.core import cli, revisions
+from stages.core import cli, revisions, templates
 from stages.core.artifacts import intact, numbers
 from stages.core.cli import UserError, run
 from stages.core.flatten import flat, plain, without_credentials
@@ -26,7 +26,7 @@ from stages.metrics import registry, verdict
 from stages.metrics.intervals import Bootstrap
 from stages.metrics.registry import REGISTRY, TOO_FEW
 from stages.metrics.verdict import Evidence
-from stages.reporting import predictions, templates
+from stages.reporting import predictions
 
 # A comment on GitHub holds 65,536 characters; some are left for what is posted with the review.
 _LIMIT = 60_000

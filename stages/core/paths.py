@@ -19,6 +19,7 @@ EXPORT = Path("models/export")
 
 VALIDATION = Path("reports/validation.json")
 VALIDATION_PAGE = Path("reports/validation/index.html")
+DATA_DOCS = Path("reports/validation/data_docs.html")
 SPLIT_REPORT = Path("reports/splits.json")
 HISTORY = Path("reports/train/history.csv")
 VALIDATION_HISTORY = Path("reports/train/validation_history.csv")

@@ -104,6 +104,13 @@ def in_records(source: Source) -> bool:
     return REGISTRY[source.format].record is not None
 
 
+def header_of(first: list[str], source: Source) -> list[str] | None:
+    """The names of a CSV's columns, given its first row; None where that row is a record already."""
+    if not in_records(source) or source.label:
+        return first
+    return first if len(first) == 1 and _NAME.fullmatch(first[0]) else None
+
+
 def _refuse_other_format(contents: list[Content], source: Source) -> None:
     found = {look for content in contents if (look := _looks_like(content))}
     if REGISTRY[source.format].marks and found and source.format not in found:
@@ -133,21 +140,19 @@ def _records(rows: Iterator[tuple[int, Content]], source: Source) -> Iterator[Re
     """JSON records: alone in a row, or in a cell beside that of the label, which a header names."""
     shape = REGISTRY[source.format].record
     assert shape is not None
-    header: list[str] = []
+    names: list[str] = []
     for row, content in rows:
         if not isinstance(content, list):
             yield _record(row, content, partial(_alone, shape, source.label), source)
-        elif row == 1 and source.label:
-            header = content
-            _require(header, [source.label], source)
-        elif row == 1 and len(content) == 1 and _NAME.fullmatch(content[0]):
-            pass
+        elif row == 1 and header_of(content, source) is not None:
+            names = content
+            _require(names, [source.label] if source.label else [], source)
         elif len(content) != (2 if source.label else 1):
             beside = f", and a column '{source.label}'," if source.label else ""
             reason = f"{len(content)} columns where one column of JSON records{beside} is expected"
             yield Record(row, None, reason, excerpt(" | ".join(content)))
         else:
-            label = content.pop(header.index(source.label)) if source.label else None
+            label = content.pop(names.index(source.label)) if source.label else None
             yield _record(row, content[0], partial(_beside, shape, label), source)
 
 

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow.parquet as pq
 
 from stages.core.paths import SIGNALS
+from stages.dataset.masking import one_line
 from stages.gate.suite import CRITICAL, Finding, Rule, asked
 
 _ROWS_NAMED = 5
@@ -16,6 +17,34 @@ _ROLE = re.compile(r"message \d+ \((\w+)\)")
 # Errors that name the column, and those that are about the whole row.
 _FIELD = re.compile(r"Expected text .*?in field `([^`]+)`")
 _WHOLE_ROW = re.compile(r"\d+ columns where")
+
+
+class Seen(NamedTuple):
+    """What was seen in a row; a finding about the whole table has no row, and says what was asked."""
+
+    row: int | None
+    column: str | None
+    what: str
+
+    @property
+    def line(self) -> str:
+        """As the terminal shows it."""
+        if self.row is None:
+            return f"  {self.what}"
+        return f"  row {self.row}{f', column {self.column}' if self.column else ''}: {self.what}"
+
+
+class Description(NamedTuple):
+    """A finding for a person: what was seen in its first rows, and in how many more rows something else was."""
+
+    headline: str
+    seen: list[Seen]
+    left: int
+
+    @property
+    def lines(self) -> list[str]:
+        """As the terminal shows it."""
+        return [self.headline, *(one.line for one in self.seen)]
 
 
 def findings(result: Any, rules: dict[str, Rule]) -> list[Finding]:
@@ -43,15 +72,19 @@ def _raised(info: dict[str, Any]) -> str | None:
     return next((str(part.get("exception_message")) for part in parts if part.get("raised_exception")), None)
 
 
-def describe(found: list[Finding], signals: pd.DataFrame, columns: dict[str, str]) -> list[list[str]]:
-    """Lines for a person on each finding: what, how many rows, what to do, and what was seen in the first rows.
+def describe(found: list[Finding], signals: pd.DataFrame, columns: dict[str, str]) -> list[Description]:
+    """Each finding for a person: what, how many rows, what to do, and what was seen in the first rows.
 
     `columns` names the source's column of each role and of some signals, or that of all else under "".
     """
     examples = [_examples(finding, signals) for finding in found]
     snippets = _read_snippets({row for rows in examples for row in rows})
     return [
-        [_headline(finding, len(signals)), *_seen(finding, rows, signals, snippets, columns)]
+        Description(
+            _headline(finding, len(signals)),
+            list(_seen(finding, rows, signals, snippets, columns)),
+            len(finding["rows"]) - sum(1 + others for others in rows.values()),
+        )
         for finding, rows in zip(found, examples, strict=True)
     ]
 
@@ -83,12 +116,12 @@ def _seen(
     signals: pd.DataFrame,
     snippets: dict[int, dict[str, str]],
     columns: dict[str, str],
-) -> Iterator[str]:
+) -> Iterator[Seen]:
     if not rows:
-        yield f"  {finding['reason']}"
+        yield Seen(None, None, finding["reason"])
     for row, others in rows.items():
         what = _what(finding, row, others, signals, snippets[row])
-        yield f"  row {row}{_cell(finding, what, columns)}: {what}"
+        yield Seen(row, _cell(finding, what, columns), what)
 
 
 def _what(finding: Finding, row: int, others: int, signals: pd.DataFrame, faults: dict[str, str]) -> str:
@@ -100,10 +133,15 @@ def _what(finding: Finding, row: int, others: int, signals: pd.DataFrame, faults
     if len(asked_about) == 1:
         column = asked_about[0]
         return faults.get(column) or _compared_with(column, row, signals) or _marked(finding, signals[column][row])
-    return ", ".join(f"{name}: ‹{signals[name][row]}›" for name in asked_about) or finding["reason"]
+    return ", ".join(f"{name}: ‹{_value(signals[name][row])}›" for name in asked_about) or finding["reason"]
 
 
-def _cell(finding: Finding, what: str, columns: dict[str, str]) -> str:
+def _value(value: Any) -> str:
+    """A signal's value; a label is text from the source, which a terminal would obey, and can be a secret."""
+    return one_line(str(value))
+
+
+def _cell(finding: Finding, what: str, columns: dict[str, str]) -> str | None:
     """The source's column where the finding is, as far as it is one."""
     if finding["columns"] == ["error"] and (found := _FIELD.match(what)):
         name = found[1] if columns else None
@@ -112,7 +150,7 @@ def _cell(finding: Finding, what: str, columns: dict[str, str]) -> str:
     else:
         role = _ROLE.match(what)
         name = columns.get(role[1] if role else finding["columns"][0], columns.get(""))
-    return f", column {name}" if name else ""
+    return one_line(name) if name else None
 
 
 def _compared_with(column: str, row: int, signals: pd.DataFrame) -> str | None:
@@ -131,7 +169,7 @@ def _compared_with(column: str, row: int, signals: pd.DataFrame) -> str | None:
 def _marked(finding: Finding, value: Any) -> str:
     """The signal's value; of roles the turns in words, with ‹ › around those that the rule is about."""
     if finding["columns"] != ["roles"]:
-        return f"{finding['columns'][0]}: ‹{value}›"
+        return f"{finding['columns'][0]}: ‹{_value(value)}›"
     match = re.search(finding["regex"], value) if finding["regex"] else None
     start, end = match.span() if match else (len(value), len(value))
     parts = value[:start], value[start:end], value[end:]

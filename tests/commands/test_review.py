@@ -9,8 +9,8 @@ import pytest
 from stages.commands import review
 from stages.core.cli import UserError
 from stages.core.paths import GENERAL, MEASURES, PREDICTIONS, SPLIT_REPORT, SUITE, VALIDATION
+from stages.core.templates import cell
 from stages.metrics import intervals
-from stages.reporting.templates import cell
 from tests.conftest import ROOT, set_params
 from tests.support.history import commit, git, prediction, predictions, write_run
 

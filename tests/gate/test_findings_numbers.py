@@ -35,8 +35,8 @@ def described(project):
         SIGNALS.parent.mkdir(exist_ok=True)
         rows = [{"row": row, "faults": (faults or {}).get(row)} for row in signals.index.tolist()]
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), SIGNALS)
-        (lines,) = findings.describe([found], signals, columns)
-        return lines
+        (one,) = findings.describe([found], signals, columns)
+        return one.lines
 
     return run
 

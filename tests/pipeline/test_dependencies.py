@@ -68,7 +68,7 @@ def mentioned(path, backend):
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "backends" and node.attr in DOORS:
             yield module(f"stages.backends.{backend}")
             yield module(f"stages.backends.{backend}.{node.attr}")
-        elif isinstance(node, ast.Constant) and re.fullmatch(r"[\w.]+\.(jinja|yaml|css)", str(node.value)):
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"[\w.]+\.(css|jinja|yaml)", str(node.value)):
             yield from (ROOT / "stages").rglob(node.value)
 
 

@@ -1,4 +1,4 @@
-"""The report page in a real browser."""
+"""The pages in a real browser."""
 
 import os
 import shutil
@@ -8,6 +8,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from stages import report
+from stages.core import files
+from stages.core.paths import VALIDATION_PAGE
+from stages.gate import page as gate_page
+from tests.support.gates import ABOUT, outcome
 from tests.support.reports import with_all_parts
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -31,12 +35,16 @@ def seen(browser, scheme="light", width=1280):
     """The page in the browser, and the list that takes what it loads, logs and throws."""
     with_all_parts()
     report.main()
+    return opened(browser, report.HTML, scheme, width)
+
+
+def opened(browser, path, scheme="light", width=1280):
     tab = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
     events = []
     tab.on("request", lambda request: events.append(request.url))
     tab.on("console", lambda message: events.append(message.text))
     tab.on("pageerror", lambda error: events.append(str(error)))
-    tab.goto(report.HTML.resolve().as_uri())
+    tab.goto(path.resolve().as_uri())
     return tab, events
 
 
@@ -50,6 +58,18 @@ def test_a_browser_finds_no_fault(project, browser, scheme, width):
     found = Axe().run(tab)
     assert found.violations_count == 0, found.generate_report()
     assert events == [report.HTML.resolve().as_uri()]
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [1280, 375], ids=["wide", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_finds_no_fault_in_the_page_of_the_gate(here, browser, scheme, width):
+    files.write_text(VALIDATION_PAGE, gate_page.render(outcome(), ABOUT))
+    tab, events = opened(browser, VALIDATION_PAGE, scheme, width)
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    found = Axe().run(tab)
+    assert found.violations_count == 0, found.generate_report()
+    assert events == [VALIDATION_PAGE.resolve().as_uri()]
     tab.close()
 
 

@@ -12,7 +12,7 @@ from unittest import mock
 from stages import params
 from stages.params.kinds import Section
 
-_STAGES = Path(params.__file__).parent
+_STAGES = Path(params.__file__).parents[1]
 # Listeners to the audit hook, which can never be removed and is therefore installed only once.
 _listeners: list[Callable[[str, tuple[Any, ...]], None]] = []
 

@@ -1,4 +1,4 @@
-"""Jinja, and the filters that show any text in Markdown as text."""
+"""Jinja, the style that all pages share, and the filters that show any text in Markdown as text."""
 
 import html
 import re
@@ -15,12 +15,17 @@ _LIVE = re.compile(
     r"|(?<=:)(?=//)|(?<=www)(?=\.)|(?<=:)(?=[\w+-]+:)",
     re.IGNORECASE,
 )
+# Part of each page: what is opened from a disk or sent by mail has no other file beside it.
+_STYLE = "page.css"
 # Placeholder of the gap while the text is escaped.
 _GAP = "\0"
 
 
 def environment(folder: Path) -> Environment:
-    """Jinja over a folder's templates. Those named .html.jinja escape by themselves, Markdown asks for `cell`."""
+    """Jinja over a folder's templates. Those named .html.jinja escape by themselves, Markdown asks for `cell`.
+
+    `style` is the style sheet that all pages share.
+    """
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=lambda name: name is not None and name.endswith(".html.jinja"),
@@ -29,6 +34,7 @@ def environment(folder: Path) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals["style"] = Path(__file__).with_name(_STYLE).read_text(encoding="utf-8")
     environment.filters |= {"clip": clip, "cell": cell, "number": number}
     return environment
 
