@@ -16,7 +16,7 @@ from stages.backends.unsloth.inference.local import LocalPair
 from stages.backends.unsloth.reader import Chat
 from stages.core import files
 from stages.core.cli import UserError
-from stages.core.paths import BASE, EXPORT, METRICS, SPLIT_REPORT, SPLITS, TRAIN_METRICS, TUNED
+from stages.core.paths import BASE, EXPORT, MEASURES, SPLIT_REPORT, SPLITS, TRAIN_METRICS, TUNED
 from stages.dataset import conversations
 from stages.dataset.conversations import Conversation, Message
 from tests.conftest import ROOT, set_params, talks
@@ -27,7 +27,7 @@ RESULTS = {"loss": {"value": 0.5, "low": 0.4, "high": 0.6}, "chrf": {"value": 40
 
 def write_reports():
     files.write_json(SPLIT_REPORT, {"train": {"conversations": 16}, "validation": {"conversations": 4}})
-    files.write_json(METRICS, {"test": {"tuned": RESULTS}})
+    files.write_json(MEASURES, {"test": {"tuned": RESULTS}})
     if not TRAIN_METRICS.exists():
         files.write_json(TRAIN_METRICS, {"best_epoch": 1, "validation_loss": 0.5})
 

@@ -51,8 +51,8 @@ class Metric:
 
     name: str
     label: str
-    group: Group
     meaning: str
+    group: Group = "answers"
     lower_is_better: bool = False
     digits: int = 4
     places: int = 2
@@ -94,9 +94,9 @@ _ALL = (
     Metric(
         "facts_right",
         "facts right",
-        "facts",
         "Share of the answers that have all facts of their reference and no invented one, among the references that"
         " have facts. Facts of the prompt do not count.",
+        group="facts",
         share=fact_scores.right,
         chip=True,
         sliced=True,
@@ -104,30 +104,29 @@ _ALL = (
     Metric(
         "fact_recall",
         "fact recall",
-        "facts",
         "Share of the references' facts that the answers have.",
+        group="facts",
         share=fact_scores.recall,
         sliced=True,
     ),
     Metric(
         "fact_precision",
         "fact precision",
-        "facts",
         "Share of the answers' facts that are in the reference; the rest is invented.",
+        group="facts",
         share=fact_scores.precision,
     ),
     Metric(
         "fact_choice",
         "fact choice",
-        "facts",
         "How often the reference is likelier than three copies with another value of one of its facts: what the model"
         " knows, even where it does not say it. Chance is 0.25.",
+        group="facts",
         of="choices",
     ),
     Metric(
         "chrf",
         "chrF",
-        "answers",
         "Character n-gram F-score of the answer against the reference, 0 to 100 (Popović 2015).",
         digits=2,
         places=1,
@@ -138,7 +137,6 @@ _ALL = (
     Metric(
         "rouge_l",
         "ROUGE-L",
-        "answers",
         "F-measure of the longest common subsequence of words, 0 to 1 (Lin 2004).",
         score=scoring.rouge_l,
         chip=True,
@@ -146,7 +144,6 @@ _ALL = (
     Metric(
         "similarity",
         "similarity",
-        "answers",
         "Cosine of sentence embeddings, -1 to 1 (all-MiniLM-L6-v2).",
         score=scoring.similarity,
         chip=True,
@@ -155,15 +152,14 @@ _ALL = (
     Metric(
         "exact_match",
         "exact match",
-        "answers",
         "1 if answer and reference are equal except for white space at their ends, else 0.",
         score=scoring.exact_match,
     ),
     Metric(
         "retention",
         "loss on general prompts",
-        "kept",
         "Loss of the base model's own answers to general prompts, in nats per token: how much of the base is lost.",
+        group="kept",
         lower_is_better=True,
         total=lambda found: found.nll,
         of="general",
@@ -171,8 +167,8 @@ _ALL = (
     Metric(
         "loss",
         "loss",
-        "loss",
         "Negative log-likelihood of the reference response, in nats per token, end token included.",
+        group="loss",
         lower_is_better=True,
         total=lambda found: found.nll,
         of="references",
@@ -181,8 +177,8 @@ _ALL = (
     Metric(
         "perturbed_loss",
         "perturbed loss",
-        "loss",
         "The loss on embeddings moved by `evaluate.epsilon` in the worst direction: how robust the model is.",
+        group="loss",
         lower_is_better=True,
         total=lambda found: found.nll,
         of="perturbed",
@@ -190,8 +186,8 @@ _ALL = (
     Metric(
         "perplexity",
         "perplexity",
-        "loss",
         "The exponential of the loss.",
+        group="loss",
         lower_is_better=True,
         total=lambda found: found.nll,
         of="references",
@@ -201,8 +197,8 @@ _ALL = (
     Metric(
         "token_accuracy",
         "token accuracy",
-        "loss",
         "Share of the reference's tokens that the model ranks first.",
+        group="loss",
         total=lambda found: found.correct,
         of="references",
     ),

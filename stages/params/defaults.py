@@ -90,7 +90,7 @@ DEFAULTS: dict[str, Any] = {
         "poll_seconds": 10.0,
     },
     "evaluate": {
-        "batch_size": 32,
+        "batch_size": 64,
         "max_new_tokens": 80,
         "resamples": 2000,
         "confidence": 0.95,

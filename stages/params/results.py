@@ -27,10 +27,8 @@ class Evaluate(Section):
     )
 
     baselines: list[Literal["nearest", "few_shot", "constant", "tuned_few_shot"]] = knob(
-        "What the tuned model is compared with besides its base: any of nearest (the answer of the most similar"
-        " training prompt), few_shot (the base with the five most similar training conversations in its prompt),"
-        " constant (the most typical training answer) and tuned_few_shot; [] compares with none. The two"
-        " with examples take longer than the answers themselves."
+        "Compared with besides the base: any of nearest (the most similar training prompt's answer), constant (the most"
+        " typical answer), few_shot and tuned_few_shot (five examples in the prompt; they take longest)."
     )
     max_cost_usd: Annotated[Number, Field(ge=0)] | None = knob(
         "Most that the answers of a baseline with examples may cost, in US dollars, estimated first; one that costs"

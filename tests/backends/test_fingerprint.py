@@ -45,7 +45,8 @@ DECIDES = {
 BEFORE_AND_AFTER = {
     "data.source", "data.max_mb", "data.sources", "validate.on_error", "validate.max_quarantined", "split.validation",
     "split.test", "evaluate.batch_size", "evaluate.max_new_tokens", "evaluate.resamples", "evaluate.confidence",
-    "evaluate.epsilon", "export.formats", "export.gguf_type", "review.regressions",
+    "evaluate.epsilon", "evaluate.baselines", "evaluate.max_cost_usd", "verdict.retention",
+    "export.formats", "export.gguf_type", "review.regressions",
 }  # fmt: skip
 DECIDES_NOT = {
     "unsloth": BEFORE_AND_AFTER | {

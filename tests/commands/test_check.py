@@ -116,16 +116,16 @@ def test_code_that_is_gone_is_named(clone):
 def test_parameters_that_differ_are_named_with_both_values(clone):
     set_params(lr=0.002, layers__lr={"mlp": 0.5}, seed=7)
     assert stale() == [
-        "train: lr 0.001 → 0.002",
+        "train: lr 0.003 → 0.002",
         "train: layers.lr.mlp absent → 0.5",
         "report: seed 42 → 7",
-        "report: lr 0.001 → 0.002",
+        "report: lr 0.003 → 0.002",
         "report: layers.lr.mlp absent → 0.5",
     ]
 
 
 def test_parameters_that_only_look_different_are_the_same(clone):
-    replace("params.yaml", "lr: 0.001", "lr: 1.0e-3")
+    replace("params.yaml", "lr: 0.003", "lr: 3.0e-3")
     check.main()
 
 
@@ -182,6 +182,6 @@ def test_a_lock_with_merge_conflicts_is_refused(clone):
 
 
 def test_wrong_parameters_are_named_first(clone):
-    replace("params.yaml", "lr: 0.001", "lr: fast")
+    replace("params.yaml", "lr: 0.003", "lr: fast")
     with pytest.raises(UserError, match="lr: 'fast' is not allowed"):
         check.main()

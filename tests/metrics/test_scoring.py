@@ -222,7 +222,8 @@ def test_nine_conversations_have_no_interval_and_ten_have_one():
 
 def test_conversations_of_weight_zero_do_not_count():
     # Of twelve, three have no weight: nine are too few. Without any weight there is no mean.
-    mean = Mean(np.ones(12), np.array([1.0] * 9 + [0.0] * 3))
+    counted = np.array([1.0] * 9 + [0.0] * 3)
+    mean = Mean(counted, counted)
     assert mean.count == 9 and BOOTSTRAP.interval(mean, 4) == {"value": 1.0, "low": None, "high": None}
     nothing = Mean(np.zeros(12), np.zeros(12))
     assert BOOTSTRAP.interval(nothing, 4) == {"value": None, "low": None, "high": None}

@@ -95,7 +95,7 @@ def test_what_dvc_rewrites_for_an_experiment_keeps_its_comments(tmp_path):
         values["lr"] = 0.5
     text = copy.read_text(encoding="utf-8")
     assert comments(text) == comments(TEXT) and text.splitlines()[0] == TEXT.splitlines()[0]
-    assert params.parse_yaml(text) == params.parse_yaml(TEXT.replace("lr: 0.001", "lr: 0.5"))
+    assert params.parse_yaml(text) == params.parse_yaml(TEXT.replace("lr: 0.003", "lr: 0.5"))
     assert documentation.commented(text) == text
 
 
@@ -111,8 +111,8 @@ def test_the_schema_is_valid_and_takes_the_shipped_file():
 @pytest.mark.parametrize(
     "old, new",
     [
-        ("lr: 0.001", "lr: 2"),
-        ("lr: 0.001", "lrr: 0.001"),
+        ("lr: 0.003", "lr: 2"),
+        ("lr: 0.003", "lrr: 0.003"),
         ("backend: unsloth", "backend: openia"),
         ("format: messages", "format: mesages"),
         ("{loss: 0.05", "{lss: 0.05"),
@@ -136,7 +136,7 @@ def test_the_page_has_a_row_for_every_parameter_with_its_readers():
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.*) \|$", PAGE, re.MULTILINE))
     assert list(rows) == [name.replace("*", "NAME") for name in params.names()]
     assert rows["lr"].split(" | ") == [
-        "`0.001`",
+        "`0.003`",
         "a number > 0 and <= 1",
         "Peak learning rate. Too low and nothing is learned; too high and the loss jumps and the model forgets.",
         "finetune",
@@ -151,11 +151,11 @@ def test_the_page_has_a_row_for_every_parameter_with_its_readers():
 
 
 def test_the_command_writes_what_is_missing_and_leaves_the_values_alone(project):
-    text = TEXT.replace("# Peak learning rate.", "# A rate.").replace("lr: 0.001", "lr: 0.002")
+    text = TEXT.replace("# Peak learning rate.", "# A rate.").replace("lr: 0.003", "lr: 0.002")
     (project / "params.yaml").write_text(text, encoding="utf-8")
     (project / "docs").mkdir()
     docs.main()
-    assert (project / "params.yaml").read_text(encoding="utf-8") == TEXT.replace("lr: 0.001", "lr: 0.002")
+    assert (project / "params.yaml").read_text(encoding="utf-8") == TEXT.replace("lr: 0.003", "lr: 0.002")
     assert "| `lr` | `0.002` |" in (project / documentation.PAGE).read_text(encoding="utf-8")
     assert json.loads((project / documentation.SCHEMA).read_text(encoding="utf-8")) == SCHEMA
 

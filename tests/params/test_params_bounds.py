@@ -26,8 +26,8 @@ NUMBERS = [
     ("max_grad_norm", [None, LEAST, 1000], [0, 1000.1]),
     ("data.max_mb", [LEAST, 1e9], [0]),
     ("validate.max_quarantined", [0, 1], [-LEAST, 1.0001]),
-    ("split.validation", [LEAST, 0.84], [0, 1, 0.85]),
-    ("split.test", [LEAST, 0.84], [0, 1, 0.85]),
+    ("split.validation", [LEAST, 0.89], [0, 1, 0.9]),
+    ("split.test", [LEAST, 0.9], [0, 1, 0.91]),
     ("schedule.num_cycles", [1, 1000], [0, 1001, 1.5]),
     ("schedule.power", [LEAST, 10], [0, 10.1]),
     ("schedule.decay_ratio", [LEAST, 1], [0, 1.0001]),
@@ -54,6 +54,8 @@ NUMBERS = [
     ("evaluate.resamples", [100, 100_000], [99, 100_001, 100.5]),
     ("evaluate.confidence", [0.5, 0.9999], [0.4999, 1]),
     ("evaluate.epsilon", [None, LEAST, 1000], [0, 1000.1]),
+    ("evaluate.max_cost_usd", [None, 0, 1e9], [-LEAST]),
+    ("verdict.retention", [0, 1e9], [-LEAST]),
     ("review.regressions", [{}, {"loss": 0}, {"chrf": 1e9}], [{"loss": -LEAST}]),
 ]
 WORDS = {
@@ -75,7 +77,7 @@ WORDS = {
     "export.gguf_type": ["bf16", "f16", "q8_0"],
 }
 TEXTS = ["data.source", "unsloth.model", "unsloth.revision", "openai.model", "openai.base_url"]
-OTHERS = ["data.sources", "lora.target_modules", "export.formats"]
+OTHERS = ["data.sources", "lora.target_modules", "export.formats", "evaluate.baselines"]
 
 
 def check(**changes):

@@ -135,11 +135,11 @@ def test_a_file_that_holds_no_parameters(tmp_path, content, reason):
 def test_errors_are_counted_and_each_is_listed_once(tmp_path):
     path = tmp_path / "params.yaml"
     shipped = (ROOT / "params.yaml").read_text()
-    path.write_text(shipped.replace("\nlr: 0.001", "\nlr: 0"))
+    path.write_text(shipped.replace("\nlr: 0.003", "\nlr: 0"))
     with pytest.raises(UserError, match=r" has 1 error; fix it.*\nlr: 0 is not allowed"):
         params.load(path)
     # A key of several kinds has a fault for each of them, and is one error all the same.
-    path.write_text(shipped.replace("\nlr: 0.001", "\nlr: 0").replace("\n  checkpoint: last", "\n  checkpoint: 0"))
+    path.write_text(shipped.replace("\nlr: 0.003", "\nlr: 0").replace("\n  checkpoint: last", "\n  checkpoint: 0"))
     with pytest.raises(UserError) as error:
         params.load(path)
     assert str(error.value).splitlines()[0].startswith(f"{path} has 2 errors; ")

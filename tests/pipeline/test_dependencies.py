@@ -15,6 +15,7 @@ DOORS = ("base", "reader", "training", "inference", "export", "doctor")
 # How a command talks, waits and writes files, and the types of what is handed over: none of it decides a result. An
 # edit there would train again for nothing.
 UNWATCHED = {
+    "stages/__init__.py",
     "stages/backends/__init__.py",
     "stages/backends/protocol.py",
     "stages/core/artifacts.py",

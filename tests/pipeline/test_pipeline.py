@@ -52,9 +52,9 @@ def test_a_sweep_by_two_workers_and_its_picture(clone):
     dvc("queue", "start", "-j", "2")
     wait_until(lambda: dvc("queue", "status").count("Success") == 4, seconds=600)
     output = call(sys.executable, "-m", "stages.commands.sweep")
-    # Beside the four experiments the committed run, with lr 0.001 and lora.r 16, is drawn too.
+    # Beside the four experiments the committed run, with lr 0.003 and lora.r 64, is drawn too.
     first_cells = [line.split("|")[1].strip() for line in output.splitlines()[:5]]
-    assert first_cells == ["lr", "---", "0.0001", "0.001", "0.01"]
+    assert first_cells == ["lr", "---", "0.0001", "0.003", "0.01"]
     assert "validation_loss lora.r=4" in output and "validation_loss lora.r=8" in output
     assert Path("reports/sweep.svg").exists() and call("git", "status", "--porcelain") == ""
 

@@ -65,7 +65,7 @@ from types import SimpleNamespace
 from stages import backends, evaluate, params, report
 from stages.commands import comparison
 from stages.core import files
-from stages.core.paths import METRICS, PREDICTIONS, SPLITS, TEST_LABELS
+from stages.core.paths import MEASURES, PREDICTIONS, SPLITS, TEST_LABELS
 from stages.dataset import conversations
 from stages.metrics.intervals import Bootstrap
 
@@ -73,16 +73,17 @@ lines = [json.loads(line) for line in PREDICTIONS.read_text().splitlines()]
 SPLITS["test"].parent.mkdir(parents=True, exist_ok=True)
 answered = [{"role": "assistant", "content": line["reference"]} for line in lines]
 records = [json.dumps({"messages": [*line["prompt"], said]}) for line, said in zip(lines, answered)]
-conversations.write_jsonl(SPLITS["test"], map(conversations.decode, records))
+for name in ("train", "test"):
+    conversations.write_jsonl(SPLITS[name], map(conversations.decode, records))
 files.write_json(TEST_LABELS, [])
 pair = SimpleNamespace(
     answers=lambda test, tuned, limit: ([line["tuned" if tuned else "base"] for line in lines], 0),
-    likelihoods=lambda *_: None, perturbed=lambda *_: None, facts=dict,
+    likelihoods=lambda *_: None, perturbed=lambda *_: None, price=lambda *_: 0.0, facts=dict,
 )
 backends.inference = lambda knobs: SimpleNamespace(pair=lambda knobs: pair)
 evaluate.main()
 ratios = [len(line["tuned"]) / len(line["reference"]) for line in lines]
-found = json.loads(METRICS.read_text())["test"]["tuned"]["length_ratio"]
+found = json.loads(MEASURES.read_text())["test"]["tuned"]["length_ratio"]
 assert abs(found["value"] - sum(ratios) / len(ratios)) < 1e-4 and found["low"] < found["value"] < found["high"], found
 
 report.main()
@@ -90,7 +91,7 @@ for name in ("reports/report.md", "reports/report.html"):
     assert "length ratio" in Path(name).read_text()
 
 new = [json.loads(line) for line in PREDICTIONS.read_text().splitlines()]
-shared = comparison.pairs(new, new)
+shared = comparison.Shared(comparison.pairs(new, new), [])
 own = {"length_ratio": found["value"]}
 (change,) = comparison.changes(shared, own, own, Bootstrap(seed=1, resamples=100, confidence=0.9))
 assert change.name == "length_ratio" and change.word == "within noise", change

@@ -17,7 +17,7 @@ from stages import base, evaluate, finetune, params
 from stages.backends.openai.base import client
 from stages.backends.openai.training import jobs
 from stages.core.cli import UserError
-from stages.core.paths import METRICS, TUNED
+from stages.core.paths import MEASURES, TUNED
 from tests.conftest import ROOT, accept_ctrl_c, set_params
 
 # Each step of a run with the faults that can occur there. After any of them there is one job, and the run completes.
@@ -77,7 +77,7 @@ def test_after_any_fault_there_is_one_job_and_the_run_completes(hosted, monkeypa
         else:
             pytest.fail(f"{stage.__name__} never completed")
     assert len(hosted.jobs) == 1 and runs <= 6
-    assert json.loads(METRICS.read_text())["test"]["tuned"]["exact_match"]["value"] == 1.0
+    assert json.loads(MEASURES.read_text())["test"]["tuned"]["exact_match"]["value"] == 1.0
 
 
 def in_background(stage="finetune", cwd=None, **environment):

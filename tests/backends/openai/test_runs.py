@@ -18,7 +18,7 @@ from stages.core.paths import (
     BASE,
     EVAL_RUN,
     HISTORY,
-    METRICS,
+    MEASURES,
     PREDICTIONS,
     RUN,
     TRAIN_METRICS,
@@ -28,12 +28,15 @@ from stages.core.paths import (
 from tests.conftest import ROOT, set_params
 from tests.support.hosted import rows, run_all, talk, write_splits
 
+ANSWERS = ("chrf", "rouge_l", "similarity", "exact_match")
+FACTS = ("facts_right", "fact_recall", "fact_precision")
+
 
 def test_a_hosted_run_writes_the_same_files_as_a_local_one(hosted, capsys):
     run_all()
     (job,) = hosted.jobs.values()
-    metrics, facts = json.loads(METRICS.read_text()), json.loads(RUN.read_text())
-    assert set(metrics["test"]["gain"]) == {"chrf", "rouge_l", "similarity", "exact_match"}
+    metrics, facts = json.loads(MEASURES.read_text()), json.loads(RUN.read_text())
+    assert set(metrics["test"]["gain"]) == {*ANSWERS, *FACTS}
     # The stand-in gives the response of the most similar training conversation, and here the test split is among them.
     assert metrics["test"]["tuned"]["exact_match"]["value"] == 1.0 > metrics["test"]["base"]["exact_match"]["value"]
     assert [row["step"] for row in rows(HISTORY)] == [str(n + 1) for n in range(9)]
@@ -158,7 +161,7 @@ def test_requests_run_in_parallel_up_to_the_limit(hosted):
 def test_predictions_have_only_the_available_scores(hosted):
     run_all()
     first = json.loads(PREDICTIONS.read_text().splitlines()[0])
-    assert set(first["scores"]["tuned"]) == {"chrf", "rouge_l", "similarity", "exact_match"}
+    assert set(first["scores"]["tuned"]) == {*ANSWERS, *FACTS}
     assert training.HISTORY == ("step", "epoch", "train_loss") and (BASE / "base.json").exists()
 
 

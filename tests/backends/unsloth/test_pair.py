@@ -9,7 +9,7 @@ import torch
 from stages import backends, evaluate, params
 from stages.backends.unsloth.reader import Chat
 from stages.core import files
-from stages.core.paths import METRICS, PREDICTIONS, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS, TUNED
+from stages.core.paths import MEASURES, PREDICTIONS, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS, TUNED
 from stages.dataset import conversations
 from stages.dataset.conversations import Conversation, Message
 from tests.conftest import set_params
@@ -68,11 +68,14 @@ def test_the_metrics_of_both_models_equal_those_from_plain_libraries(tuned):
     for line, talk in zip(lines, talks, strict=True):
         for name, model in tuned.items():
             value, count = loss(model, chat, talk)
-            assert line["scores"][name]["loss"] == pytest.approx(value, rel=0.01) and line["tokens"] == count
+            assert (
+                line["scores"][name]["loss"] == pytest.approx(value, rel=0.01)
+                and line["weights"][name]["loss"] == count
+            )
             assert line[name] == generated(model, chat, talk.prompt, 6)
             sums[name] += value * count
         tokens += count
-    found = json.loads(METRICS.read_text())["test"]
+    found = json.loads(MEASURES.read_text())["test"]
     for name, total in sums.items():
         assert found[name]["loss"]["value"] == pytest.approx(total / tokens, rel=0.01)
     # So that mixing them up would be noticed.
