@@ -8,6 +8,7 @@ import pytest
 from stages import report
 from stages.core import files
 from stages.core.cli import UserError
+from tests.conftest import ROOT
 from tests.support.reports import (
     SENTENCE,
     measure,
@@ -69,6 +70,7 @@ def test_a_baseline_has_a_column_and_no_loss(project):
 
 def test_parameters_are_those_that_differ_from_the_shipped_ones_and_the_rest_is_folded(project):
     path = Path("params.yaml")
+    path.write_bytes((ROOT / path).read_bytes())
     write_inputs()
     assert all("as shipped" in text for text in outputs())
     path.write_text(re.sub(r"^lr: .*", "lr: 0.0123", path.read_text(), flags=re.MULTILINE))

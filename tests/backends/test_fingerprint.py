@@ -108,7 +108,7 @@ def another(backend, knob):
 
 def candidates():
     yield from (True, False, 1, 2, 3, 200, 0.5, 0.25, "https://example.org/v1", "hotel", *options(Params))
-    yield from (["q_proj"], ["gguf"], [0], {"mlp": 0.5}, {"loss": 0.5})
+    yield from (["q_proj"], ["gguf"], ["nearest"], [0], {"mlp": 0.5}, {"loss": 0.5})
     yield {"sample": {"url": "x", "sha256": None, "format": "messages"}}
 
 
