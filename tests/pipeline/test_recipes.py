@@ -281,6 +281,10 @@ class Pair:
         """The same for all."""
         return [self.texts[tuned]] * len(conversations), 0
 
+    def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
+        """Nothing."""
+        return 0.0
+
     def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods | None:
         """Not known."""
         return None
