@@ -82,6 +82,8 @@ def test_the_hotel_csv_on_a_hosted_model_beside_the_local_one(clone, monkeypatch
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", server.key)
         settings = ["backend=openai", "data.source=hotel", f"data.sources.hotel.url={HOTEL}", "openai.poll_seconds=0.1"]
+        # Of 18 conversations three to test.
+        settings += ["split.validation=0.15", "split.test=0.15"]
         command = ["exp", "run", "-n", "hosted", *(word for setting in settings for word in ("-S", setting))]
         assert ran(dvc(*command)) == STAGES
         call("git", "checkout", "-q", ".")
