@@ -5,12 +5,13 @@
 `dvc exp show` has every parameter and metric. What changed is said against the commit that an experiment started from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from stages import params
+from stages.commands import experiments
+from stages.commands.experiments import Row
 from stages.core.cli import UserError, run
-from stages.core.flatten import flat, plain, without_credentials
+from stages.core.flatten import plain, without_credentials
 from stages.core.templates import clip
 from stages.core.text import printable
 from stages.metrics import registry
@@ -22,20 +23,12 @@ _METRICS = ("loss", "chrf", "facts_right")
 _NAME, _VERDICT = 24, 10
 _GAP = "  "
 
-Row = Mapping[str, Any]
-
 
 def main() -> None:
-    found = rows(_experiments(), list(flat(params.load().model_dump(by_alias=True), plain)))
+    found = rows(experiments.rows(), experiments.parameters())
     if len(found) < 2:
         raise UserError("there are no experiments to compare; run some, such as dvc exp run -S lr=2e-4 -n slower")
     print(table(found))
-
-
-def _experiments() -> list[Row]:
-    import dvc.api
-
-    return list(dvc.api.exp_show())
 
 
 def rows(shown: Sequence[Row], names: Sequence[str]) -> list[list[str]]:

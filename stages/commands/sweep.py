@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stages import params
+from stages.commands import experiments
+from stages.commands.experiments import Row
 from stages.core import cli, files
 from stages.core.cli import UserError, notice, run
-from stages.core.flatten import flat
 
 PICTURE = Path("reports/sweep.svg")
 # Wider apart than this factor, values are drawn on a logarithmic axis: rates are tried in powers of ten.
@@ -28,7 +28,7 @@ Lines = dict[str, list[tuple[float, float]]]
 def main() -> None:
     asked = _arguments()
     parameter, metric = asked.parameter, asked.metric
-    lines = read(_experiments(), _names(), parameter, metric)
+    lines = read(experiments.rows(), experiments.parameters(), parameter, metric)
     draw(lines, parameter, metric)
     print(table(lines, parameter, metric))
     notice(f"wrote {PICTURE}")
@@ -46,7 +46,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(rows: Sequence[dict[str, Any]], names: Sequence[str], parameter: str, metric: str) -> Lines:
+def read(rows: Sequence[Row], names: Sequence[str], parameter: str, metric: str) -> Lines:
     """The experiments' points in order of the parameter, by what else differs between them (`lora.r=8`, or empty).
 
     `rows` are those of `dvc exp show`, `names` all parameters.
@@ -95,16 +95,6 @@ def draw(lines: Lines, parameter: str, metric: str) -> None:
         axes.legend()
     with files.replacing(PICTURE) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
-
-
-def _experiments() -> list[dict[str, Any]]:
-    import dvc.api
-
-    return list(dvc.api.exp_show())
-
-
-def _names() -> list[str]:
-    return list(flat(params.load().model_dump(by_alias=True), str))
 
 
 def _number(value: Any) -> float | None:

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from stages.commands import compare
+from stages.commands import compare, experiments
 from stages.core.cli import UserError
 
 COMMIT = {"Experiment": None, "rev": "main", "lr": 0.001, "epochs": 3, "data.sources.a.url": "x", "loss": 0.9,
@@ -57,6 +57,6 @@ def test_the_table_is_at_most_100_columns_wide_and_aligned():
 
 def test_without_experiments_it_says_how_to_run_one(monkeypatch, project):
     monkeypatch.setattr(sys, "argv", ["compare"])
-    monkeypatch.setattr(compare, "_experiments", lambda: [COMMIT])
+    monkeypatch.setattr(experiments, "rows", lambda: [COMMIT])
     with pytest.raises(UserError, match="no experiments to compare; run some"):
         compare.main()

@@ -56,8 +56,8 @@ def test_the_page_says_what_the_terminal_says(gate, capsys):
     with pytest.raises(UserError) as error:
         gate([*records, *[(TALK % n).replace("At 7.", "until") for n in range(20, 30)]])
     parsed = Parsed(VALIDATION_PAGE.read_text(encoding="utf-8"))
-    told = [*str(error.value).splitlines(), *capsys.readouterr().out.splitlines()]
-    places = [re.fullmatch(r" +row (\d+), column (\w+): (.*)", line) for line in told]
+    printed = [*str(error.value).splitlines(), *capsys.readouterr().out.splitlines()]
+    places = [re.fullmatch(r" +row (\d+), column (\w+): (.*)", line) for line in printed]
     assert sum(place is not None for place in places) >= 7
     for place in filter(None, places):
         assert f"{place[1]} {place[2]} {' '.join(place[3].split())}" in parsed.text
