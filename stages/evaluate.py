@@ -62,10 +62,12 @@ def main() -> None:
     begin = time.perf_counter()
     knobs = params.load()
     test = list(conversations.read_jsonl(SPLITS["test"]))
+    wanted = expected(test)
+    altered = choices.altered(wanted, knobs.seed)
     pair = backends.inference(knobs).pair(knobs)
-    models = {name: _model(name, pair, test, knobs) for name in ("base", "tuned")}
+    models = {name: _model(name, pair, test, wanted, altered, knobs) for name in ("base", "tuned")}
     general, kept = _general(pair)
-    baselines = _baselines(pair, test, knobs)
+    baselines = _baselines(pair, test, wanted, knobs)
     results = compare(models, kept, baselines, knobs)
     found = judge(results, len(test), models["base"].measures["facts_right"].count, knobs)
     _write_predictions(test, models, baselines)
@@ -83,14 +85,21 @@ def expected(test: Sequence[Conversation]) -> list[Expected]:
     return [Expected(one.response, tuple(message.text for message in one.prompt)) for one in test]
 
 
-def _model(name: str, pair: ModelPair, test: list[Conversation], knobs: params.Params) -> Answered:
+def _model(
+    name: str,
+    pair: ModelPair,
+    test: list[Conversation],
+    wanted: Sequence[Expected],
+    altered: Sequence[list[str]],
+    knobs: params.Params,
+) -> Answered:
     """A model's answers and all measures that the backend has; without likelihoods, those that need them are absent."""
     tuned, epsilon = name == "tuned", knobs.evaluate.epsilon
     answers = _answers(name, pair, test, tuned, knobs)
-    measures = registry.of_answers(answers, expected(test))
+    measures = registry.of_answers(answers, wanted)
     if (likelihoods := pair.likelihoods(test, tuned)) is not None:
         measures |= registry.of_likelihoods(likelihoods, "references")
-        if choice := _choice(pair, test, likelihoods.nll, tuned, knobs.seed):
+        if choice := _choice(pair, test, altered, likelihoods.nll, tuned):
             measures["fact_choice"] = choice
     if epsilon is not None and (perturbed := pair.perturbed(test, tuned, epsilon)) is not None:
         measures |= registry.of_likelihoods(perturbed, "perturbed")
@@ -104,16 +113,17 @@ def _answers(name: str, pair: ModelPair, test: list[Conversation], tuned: bool, 
     return answers
 
 
-def _choice(pair: ModelPair, test: list[Conversation], nll: np.ndarray, tuned: bool, seed: int) -> Mean | None:
+def _choice(
+    pair: ModelPair, test: list[Conversation], altered: Sequence[list[str]], nll: np.ndarray, tuned: bool
+) -> Mean | None:
     """How often the reference is likelier than its altered copies; None where no reference has a fact to alter."""
-    copies = choices.altered(expected(test), seed)
-    altered = [_answering(one, text) for one, texts in zip(test, copies, strict=True) for text in texts]
-    likelihoods = pair.likelihoods(altered, tuned) if altered else None
+    copies = [_answering(one, text) for one, texts in zip(test, altered, strict=True) for text in texts]
+    likelihoods = pair.likelihoods(copies, tuned) if copies else None
     if likelihoods is None:
         return None
     found = np.full((len(test), 1 + choices.ALTERED), np.nan)
     found[:, 0] = nll
-    rows = [row for row, texts in enumerate(copies) if texts]
+    rows = [row for row, texts in enumerate(altered) if texts]
     found[rows, 1:] = likelihoods.nll.reshape(-1, choices.ALTERED)
     return choices.chosen(found)
 
@@ -138,14 +148,15 @@ def _general(pair: ModelPair) -> tuple[list[Conversation], dict[str, Measures]]:
     return general, kept
 
 
-def _baselines(pair: ModelPair, test: list[Conversation], knobs: params.Params) -> dict[str, Answered]:
+def _baselines(
+    pair: ModelPair, test: list[Conversation], wanted: Sequence[Expected], knobs: params.Params
+) -> dict[str, Answered]:
     """The baselines of `evaluate.baselines`; those that cost more than is allowed are left out."""
-    wanted = knobs.evaluate.baselines
-    if not wanted:
+    if not knobs.evaluate.baselines:
         return {}
     look_up = LookUp(list(conversations.read_jsonl(SPLITS["train"])))
     answers: dict[str, list[str]] = {}
-    for name in wanted:
+    for name in knobs.evaluate.baselines:
         if name == "nearest":
             answers[name] = look_up.nearest(test)
         elif name == "constant":
@@ -154,7 +165,7 @@ def _baselines(pair: ModelPair, test: list[Conversation], knobs: params.Params) 
             prompts, tuned = look_up.with_examples(test), name == "tuned_few_shot"
             if _affordable(name, pair, prompts, tuned, knobs):
                 answers[name] = _answers(name, pair, prompts, tuned, knobs)
-    return {name: Answered(found, registry.of_answers(found, expected(test))) for name, found in answers.items()}
+    return {name: Answered(found, registry.of_answers(found, wanted)) for name, found in answers.items()}
 
 
 def _affordable(name: str, pair: ModelPair, prompts: list[Conversation], tuned: bool, knobs: params.Params) -> bool:

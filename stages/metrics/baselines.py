@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 import numpy as np
 
-from stages.dataset.conversations import Conversation, Message
+from stages.dataset.conversations import Conversation
 from stages.metrics import scoring
 
-# So many training conversations go before the prompt as examples; the loss of a base falls little beyond.
+# So many training conversations go before the prompt as examples.
 SHOTS = 5
 # Embeddings that are compared at once with all training prompts, and training prompts that are searched.
 _AT_ONCE = 1000
@@ -32,7 +33,7 @@ class LookUp:
         Of very many an even choice is taken, as each is embedded.
         """
         found = [
-            replace_messages(one, one.messages[: place + 1])
+            msgspec.structs.replace(one, messages=one.messages[: place + 1])
             for one in self.train
             for place, message in enumerate(one.messages)
             if message.role == "assistant" and message.text and place and message.weight != 0
@@ -73,13 +74,8 @@ def asked(conversation: Conversation) -> str:
     return conversation.prompt[-1].text
 
 
-def replace_messages(conversation: Conversation, messages: Sequence[Message]) -> Conversation:
-    """The conversation with other messages."""
-    return Conversation(tuple(messages), conversation.tools, conversation.parallel_tool_calls)
-
-
 def _with_turns(conversation: Conversation, examples: Sequence[Conversation]) -> Conversation:
     system = [message for message in conversation.messages if message.role == "system"][:1]
     rest = [message for message in conversation.messages if message not in system]
     turns = [message for example in examples for message in example.messages if message.role != "system"]
-    return replace_messages(conversation, [*system, *turns, *rest])
+    return msgspec.structs.replace(conversation, messages=(*system, *turns, *rest))
