@@ -24,7 +24,7 @@ def altered(expected: Sequence[Expected], seed: int) -> list[list[str]]:
     The first fact that the prompt does not give is altered: its number, or else it becomes another fact of its kind
     from the other references.
     """
-    wanted = [facts.wanted(one.reference, one.given) for one in expected]
+    wanted = [facts.unprompted(one.reference, one.given) for one in expected]
     pool: dict[str, dict[str, str]] = {}
     for one, found in zip(expected, wanted, strict=True):
         for fact in found:

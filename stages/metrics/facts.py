@@ -1,54 +1,54 @@
-"""Facts of a text: prices, quantities, times, dates, codes, telephone numbers, addresses, names and other numbers.
-
-What a fact is, in which languages, and how well they are found is in docs/facts.md.
-"""
+"""Facts of an answer: what it states that can be right or wrong, such as prices, times and names."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import lru_cache
 
-from stages.dataset import language
-from stages.metrics import fact_kinds
-from stages.metrics.fact_kinds import EITHER
+from stages.metrics.fact_finders import amounts, codes, contacts, dates, names, times
+from stages.metrics.fact_finders.numbers import written
+from stages.metrics.fact_finders.reading import Reading, language_of, with_digits
+from stages.metrics.fact_finders.vocabulary import SCALES
 
-# Characters of a text that are read.
-_READ = 20_000
-# Letters that show a language.
-_LETTERS = 15
-_BEGINS_SENTENCE = re.compile(r"(?:^|[.!?:;…\n\"“„«(\[*•]|\s[-–—])\s*$")
-_CAPITAL = r"[^\W\d_a-zà-öø-ÿ][\w'’]{0,40}(?:-[\w'’]{1,40}){0,4}"
-_NAME = re.compile(
-    rf"(?<![\w'’-]){_CAPITAL}(?:(?:\s|\sof\s|\sof\sthe\s|\sde\s(?:la\s)?|\sdu\s)(?:{_CAPITAL}|\d{{1,4}}\b)){{0,5}}"
+# What is found first is not read again by those behind.
+_BEFORE_DIGITS = (codes.inline_codes, contacts.emails, contacts.urls, contacts.accounts)
+_FINDERS: tuple[Callable[[Reading], Iterator[amounts.Match]], ...] = (
+    dates.numeric_dates,
+    codes.forms,
+    dates.named_dates,
+    dates.days_of_week,
+    contacts.phones,
+    amounts.prices,
+    times.times,
+    dates.years,
+    amounts.quantities,
+    codes.called_codes,
+    codes.mixed_codes,
+    names.names,
+    amounts.numbers,
 )
-_ORDINARY_WORDS = """
-    a an and are as at be before but by can come could dear did do does each every feel for free from gladly good
-    great happy have hello here hi how i if in is it just let may most my no not of oh ok okay on one only our please
-    perfect right sadly sir sorry sure thank thanks that the their there these they this those to today tomorrow tonight
-    under unfortunately until very was we welcome what when where which while who why will wi-fi wifi with would yes you
-    your madam mr mrs ms miss dr always anything also after all any both call during either feel give go gladly let's
-    once or so some take tell then too up upon use we'll we're we've i'm i'll i've i'd it's that's there's you'll you're
-    you've le la les un une des et ou est bonjour merci avec dans pour sur votre vous nous il elle je ce cette oui non
-    el los las una y o es hola gracias con en para por su usted sí buenos buenas señor señora monsieur madame
-"""
-_ORDINARY = frozenset(_ORDINARY_WORDS.split())
+# A surrogate, which is no text: text_to_num crashes on it.
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
+# Without the country's code and the 0 before the area's, the same phone number has the same end.
+_PHONE_END = 8
+# How many facts with the same number are looked at for a bare one.
+_SAME_NUMBER = 20
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact: its kind, its value in one form, and its place in the text. Facts are equal by kind and value."""
+    """A fact, `text[start:end]`. Two are equal if kind and value are, wherever they are found."""
 
     kind: str
     value: str
-    start: int = field(compare=False)
-    end: int = field(compare=False)
+    start: int = field(default=0, compare=False)
+    end: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
 class Found:
-    """An answer's facts, counted once each: those of the reference that it has (`recalled` of `wanted`), and its own
-    that are in the reference (`right` of `stated`); the others are `invented`. Facts of the prompt do not count.
-    """
+    """Counts of distinct facts: `recalled` of those `wanted`, `right` of those `stated`, and the invented ones."""
 
     recalled: int
     wanted: int
@@ -57,130 +57,139 @@ class Found:
     invented: tuple[Fact, ...]
 
 
-@lru_cache(maxsize=4096)
-def facts(text: str) -> tuple[Fact, ...]:
-    """The facts of a text, in its order; of facts that overlap the first kind's is taken."""
-    text = text[:_READ]
-    taken = bytearray(len(text))
-    found = []
-    for kind, finder in _FINDERS.items():
-        for start, end, value in finder(text):
-            if not any(taken[start:end]):
-                taken[start:end] = b"\1" * (end - start)
-                found.append(Fact(kind, value, start, end))
-    return tuple(sorted(found, key=lambda fact: fact.start))
+def facts(text: str) -> list[Fact]:
+    """The facts of a text, in its order; what is said twice is there twice."""
+    text = _HALF_A_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text)
+    reading = Reading(text, language_of(text))
+    found = [fact for finder in _BEFORE_DIGITS for fact in _find(finder, reading)]
+    with_digits(reading)
+    found += [fact for finder in _FINDERS for fact in _find(finder, reading)]
+    return sorted(found, key=lambda fact: (fact.start, fact.end))
 
 
-def _names(text: str) -> Iterator[fact_kinds.Hit]:
-    """Capitalised words that are not at the beginning of a sentence, with what belongs to them: Pier 2, Isle of Skye.
-
-    German writes all nouns in capitals, so that its names cannot be told from them.
-    """
-    if _GERMAN.search(text) and language.detect(text, _LETTERS) in ("de", None):
-        return
-    for hit in _NAME.finditer(text):
-        start, end = hit.span()
-        words = list(re.finditer(r"\S+", hit[0]))
-        begins = bool(_BEGINS_SENTENCE.search(text, max(0, start - 8), start))
-        while words and (_plain(words[0][0]) in _ORDINARY or (begins and _alone(words))):
-            words, begins = words[1:], False
-        while words and (_plain(words[-1][0]) in _ORDINARY or words[-1][0].isdigit() and len(words) == 1):
-            words = words[:-1]
-        if not words or (len(words) == 1 and _is_acronym(words[0][0])):
-            continue
-        yield (
-            start + words[0].start(),
-            start + words[-1].end(),
-            name(text[start + words[0].start() : start + words[-1].end()]),
-        )
-
-
-_GERMAN = re.compile(r"\b(?:der|das|und|ist|nicht|für|wir|ihnen|ihr|sie|uhr|zum|zur|eine)\b", re.IGNORECASE)
-
-
-def _alone(words: Sequence[re.Match[str]]) -> bool:
-    """Whether there is one word, but for a number: Rooms 101."""
-    return len(words) == 1 or all(word[0].isdigit() for word in words[1:])
-
-
-def _plain(word: str) -> str:
-    return word.casefold().replace("’", "'").strip("'")
-
-
-def _is_acronym(word: str) -> bool:
-    return word.isupper() and len(word) <= 5 or len(word) == 1
-
-
-# A name may hold a number, and so takes its place before numbers.
-_FINDERS = {**fact_kinds.FINDERS, "name": _names, "number": fact_kinds.numbers}
-
-
-def name(text: str) -> str:
-    """A name in one form: without case, white space and the possessive's end."""
-    return re.sub(r"'s?$", "", " ".join(_plain(text).split()))
+def _find(finder: Callable[[Reading], Iterator[amounts.Match]], reading: Reading) -> Iterator[Fact]:
+    """The facts of one finder, which are then blanked out; of two that overlap, the first."""
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for kind, value, start, end in sorted(finder(reading), key=lambda match: (match[2], -match[3])):
+        if start >= at:
+            spans.append((start, end))
+            yield Fact(kind, value, *reading.span(start, end))
+            at = end
+    reading.blank(spans)
 
 
 def compare(answer: str, reference: str, given: Sequence[str]) -> Found:
-    """What an answer has of the reference's facts, and what it invents; `given` are the texts of the prompt."""
-    known = _Text(given)
-    expected, said = _Text([reference]), _Text([answer])
-    expected_facts = wanted(reference, given)
-    stated = [fact for fact in _distinct(facts(answer)) if fact not in known]
-    right = [fact for fact in stated if fact in expected]
-    return Found(
-        recalled=sum(fact in said for fact in expected_facts),
-        wanted=len(expected_facts),
-        right=len(right),
-        stated=len(stated),
-        invented=tuple(fact for fact in stated if fact not in right),
-    )
+    """An answer's facts against those of the reference; what the messages before it (`given`) hold is not counted.
+
+    Equal facts match first. Then a bare number matches a fact with a unit and the same number, each of them once; a
+    name or a code matches where the other text has it in whatever place; and a name matches one that is part of it.
+    """
+    said, expected = _source(answer), _source(reference)
+    stated, asked = unprompted(answer, given), unprompted(reference, given)
+    right, recalled = _matched(stated, asked)
+    right |= {fact for fact in stated if expected.mentions(fact)}
+    recalled |= {fact for fact in asked if said.mentions(fact)}
+    invented = tuple(fact for fact in stated if fact not in right)
+    return Found(len(recalled), len(asked), len(right), len(stated), invented)
 
 
-def wanted(reference: str, given: Sequence[str]) -> list[Fact]:
-    """The facts of the reference that the prompt does not give."""
-    known = _Text(given)
-    return [fact for fact in _distinct(facts(reference)) if fact not in known]
+def unprompted(text: str, given: Sequence[str]) -> list[Fact]:
+    """The distinct facts of a text that the messages before it do not hold."""
+    before = _source("\n".join(given))
+    return [fact for fact in _source(text).facts if not before.holds(fact)]
 
 
-class _Text:
-    """What is said in some texts: a fact is in it as far as a human would say so."""
+class _Source:
+    """A text with its distinct facts."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._facts = [fact for text in texts for fact in facts(text)]
-        self._words = " ".join(" ".join(_plain(text[:_READ]).split()) for text in texts)
+    def __init__(self, text: str) -> None:
+        self._text, self._folded = text, f" {_folded(text)} "
+        found = list(dict.fromkeys(facts(text)))
+        # `Eleven is just right: check-out is by 11 am` is one fact.
+        hours = {hour for fact in found if fact.kind == "time" for hour in _numbers(fact)}
+        self.facts = [fact for fact in found if fact.kind != "number" or hours.isdisjoint(_numbers(fact))]
+        self._keys = {_key(fact) for fact in found}
+        self._numbers = {number for fact in found for number in _numbers(fact)}
 
-    def __contains__(self, fact: Fact) -> bool:
-        if fact.kind == "name":
-            return bool(re.search(rf"(?<!\w){re.escape(fact.value)}(?!\w)", self._words))
-        return any(_same(fact, other) for other in self._facts)
+    def holds(self, fact: Fact) -> bool:
+        """Whether the text states a fact, no less precisely: `€2` holds the number 2, but `2` holds no price."""
+        bare = fact.kind == "number" and not self._numbers.isdisjoint(_numbers(fact))
+        return _key(fact) in self._keys or bare or self.mentions(fact)
 
-
-def _distinct(found: Sequence[Fact]) -> list[Fact]:
-    return list(dict.fromkeys(found))
-
-
-def _same(one: Fact, other: Fact) -> bool:
-    """Whether two facts say the same: also 6 o'clock and 18:00, a date with and without its year, and 20 and 20 min."""
-    if one == other:
-        return True
-    if one.kind == other.kind == "time":
-        either = EITHER in one.value + other.value
-        return either and _within_half_a_day(one.value) == _within_half_a_day(other.value)
-    if one.kind == other.kind == "date":
-        return one.value[-5:] == other.value[-5:] and len(one.value) != len(other.value)
-    if "number" in (one.kind, other.kind) and one.kind != "name" != other.kind:
-        return _amount(one) == _amount(other)
-    return False
+    def mentions(self, fact: Fact) -> bool:
+        """Whether the text has a name in any case, or a code to the letter, also where no fact was seen."""
+        if fact.kind == "code":
+            return re.search(rf"(?<!\w){re.escape(fact.value)}(?!\w)", self._text) is not None
+        return fact.kind == "name" and f" {_folded(fact.value)} " in self._folded
 
 
-def _within_half_a_day(time: str) -> str:
-    hours, minutes = time.rstrip(EITHER).split(":")
-    return f"{int(hours) % 12}:{minutes}"
+# Each measure compares the same texts.
+_source = lru_cache(maxsize=1024)(_Source)
 
 
-def _amount(fact: Fact) -> str:
-    """The number in a fact: of a time on the hour, the hour."""
+def _folded(text: str) -> str:
+    """Words in lower case between single spaces, without the possessive's `'s`."""
+    return " ".join(re.findall(r"\w+", re.sub(r"['’]s\b", "", text.casefold())))
+
+
+def _matched(stated: list[Fact], wanted: list[Fact]) -> tuple[set[Fact], set[Fact]]:
+    """Those of both sides that match one of the other."""
+    ours, theirs = {_key(fact) for fact in stated}, {_key(fact) for fact in wanted}
+    right = {fact for fact in stated if _key(fact) in theirs}
+    recalled = {fact for fact in wanted if _key(fact) in ours}
+    names = {_folded(fact.value): fact for fact in wanted if fact.kind == "name"}
+    open_ = _by_number(fact for fact in wanted if fact not in recalled)
+    for fact in stated:
+        if fact in right:
+            continue
+        parts = _parts(fact) & names.keys()
+        partner = next((names[part] for part in sorted(parts)), None) or _take(fact, open_, recalled)
+        if partner:
+            right.add(fact)
+            recalled.add(partner)
+    return right, recalled
+
+
+def _by_number(left: Iterable[Fact]) -> dict[Decimal, list[Fact]]:
+    table: dict[Decimal, list[Fact]] = {}
+    for fact in left:
+        for number in _numbers(fact):
+            table.setdefault(number, []).append(fact)
+    return table
+
+
+def _take(fact: Fact, left: dict[Decimal, list[Fact]], taken: set[Fact]) -> Fact | None:
+    """A fact with the same number that nothing has matched yet, if one of the two is a bare number."""
+    for number in _numbers(fact):
+        for other in left.get(number, ())[:_SAME_NUMBER]:
+            if other not in taken and "number" in (fact.kind, other.kind):
+                return other
+    return None
+
+
+def _key(fact: Fact) -> tuple[str, str]:
+    """What is equal for the same fact: `90 minute` and `1.5 hour`, a phone number with and without its country."""
+    if fact.kind == "quantity":
+        number, unit = fact.value.split(" ", 1)
+        base, times_base = SCALES.get(unit, (unit, 1))
+        return fact.kind, f"{written(Decimal(number) * Decimal(times_base))} {base}"
+    if fact.kind == "phone":
+        return fact.kind, fact.value[-_PHONE_END:] if len(fact.value) > _PHONE_END else fact.value
+    return fact.kind, fact.value.casefold() if fact.kind == "name" else fact.value
+
+
+def _parts(fact: Fact) -> set[str]:
+    """A name's runs of words: `Copper Cod` is one of `Copper Cod Restaurant`."""
+    words = _folded(fact.value).split() if fact.kind == "name" else []
+    return {" ".join(words[a:b]) for a in range(len(words)) for b in range(a + 1, len(words) + 1)}
+
+
+def _numbers(fact: Fact) -> tuple[Decimal, ...]:
+    """What is left of a fact when its unit is missing: the number, of a full hour on either clock, of a year."""
     if fact.kind == "time":
-        hours, minutes = fact.value.rstrip(EITHER).split(":")
-        return str(int(hours)) if minutes == "00" else fact.value
-    return fact.value.partition(" ")[0]
+        hour = int(fact.value[:2])
+        return tuple(Decimal(h) for h in {hour, (hour - 1) % 12 + 1}) if fact.value.endswith(":00") else ()
+    number = fact.value.split(" ")[0]
+    countable = fact.kind in ("price", "quantity", "date", "code", "number") and re.fullmatch(r"\d+(?:\.\d+)?", number)
+    return (Decimal(number),) if countable else ()

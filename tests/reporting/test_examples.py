@@ -43,7 +43,7 @@ def test_invented_facts_are_those_of_neither_reference_nor_prompt():
     line["prompt"][1]["content"] = "Is it open at 9 pm?"
     line |= {"reference": "Until 10 pm, for €5.", "base": "At 9 pm and 11 pm.", "tuned": "Until 10 pm, for €5."}
     found = examples.answered(1, line)
-    assert [found.base.text[fact.start : fact.end] for fact in found.base.invented] == ["11 pm."]
+    assert [found.base.text[fact.start : fact.end] for fact in found.base.invented] == ["11 pm"]
     assert found.tuned.invented == () and found.right
     assert not examples.answered(1, line | {"tuned": "Until 10 pm."}).right
     assert not examples.answered(1, line | {"tuned": "Until 10 pm, for €5, room 7."}).right

@@ -1,0 +1,1 @@
+"""What finds the facts of a text, by kind."""
