@@ -3,9 +3,8 @@
 Only the train split is seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -15,30 +14,28 @@ from stages.metrics import scoring
 
 # So many training conversations go before the prompt as examples.
 SHOTS = 5
-# Embeddings that are compared at once with all training prompts, and training prompts that are searched.
+# Embeddings that are compared at once with all training prompts, and training prompts that are searched at most.
 _AT_ONCE = 1000
 _SEARCHED = 20_000
 
 
 @dataclass(frozen=True)
 class LookUp:
-    """The train split, to be searched by prompt. Each assistant message is an answer to what is said before it."""
+    """Turns of the train split, to be searched by prompt: for each assistant message it and all that is said before."""
 
-    train: Sequence[Conversation]
+    turns: Sequence[Conversation]
 
-    @cached_property
-    def turns(self) -> list[Conversation]:
-        """A conversation for each assistant message with text: it, and all before it.
-
-        Of very many an even choice is taken, as each is embedded.
-        """
-        found = [
-            msgspec.structs.replace(one, messages=one.messages[: place + 1])
-            for one in self.train
-            for place, message in enumerate(one.messages)
-            if message.role == "assistant" and message.text and place and message.weight != 0
-        ]
-        return found[:: -(-len(found) // _SEARCHED) or 1]
+    @classmethod
+    def of(cls, train: Iterable[Conversation]) -> "LookUp":
+        """All turns of the conversations; of very many an even choice, as each is embedded."""
+        kept: list[Conversation] = []
+        step = 1
+        for number, turn in enumerate(_turns(train)):
+            if number % step == 0:
+                kept.append(turn)
+            if len(kept) > _SEARCHED:
+                kept, step = kept[::2], 2 * step
+        return cls(kept)
 
     def nearest(self, test: Sequence[Conversation]) -> list[str]:
         """The response to the most similar training prompt, for each conversation."""
@@ -67,6 +64,13 @@ class LookUp:
             order = np.argsort(-np.round(vectors[start : start + _AT_ONCE] @ known.T, 6), axis=1, kind="stable")
             found += order[:, :count].tolist()
         return found
+
+
+def _turns(train: Iterable[Conversation]) -> Iterator[Conversation]:
+    for one in train:
+        for place, message in enumerate(one.messages):
+            if message.role == "assistant" and message.text and place and message.weight != 0:
+                yield msgspec.structs.replace(one, messages=one.messages[: place + 1])
 
 
 def asked(conversation: Conversation) -> str:
