@@ -66,17 +66,20 @@ def main() -> None:
     altered = choices.altered(wanted, knobs.seed)
     pair = backends.inference(knobs).pair(knobs)
     models = {name: _model(name, pair, test, wanted, altered, knobs) for name in ("base", "tuned")}
+    again = _answers("base", pair, test, False, knobs) if pair.varies else models["base"].answers
+    spread = changed(models["base"].measures, registry.of_answers(again, wanted))
     general, kept = _general(pair)
     baselines = _baselines(pair, test, wanted, knobs)
-    results = compare(models, kept, baselines, knobs)
+    results = compare(models, kept, baselines, spread, knobs)
     found = judge(results, len(test), models["base"].measures["facts_right"].count, knobs)
     _write_predictions(test, models, baselines)
     _write_general(general, kept)
     _write_measures(found, results, models["base"].measures)
     labels = json.loads(TEST_LABELS.read_text(encoding="utf-8"))
-    files.write_json(SLICES, slices(labels, models["base"].measures, models["tuned"].measures, knobs))
+    files.write_json(SLICES, slices(labels, models["base"].measures, models["tuned"].measures, spread, knobs))
     seconds = round(time.perf_counter() - begin, 1)
-    files.write_json(EVAL_RUN, {"date": time.strftime("%Y-%m-%d"), "seconds": seconds, **pair.facts()})
+    run_facts = {"date": time.strftime("%Y-%m-%d"), "seconds": seconds, "spread": spread, **pair.facts()}
+    files.write_json(EVAL_RUN, run_facts)
     notice(f"evaluated {len(test)} conversations. {found.sentence}")
 
 
@@ -111,6 +114,16 @@ def _answers(name: str, pair: ModelPair, test: list[Conversation], tuned: bool, 
     if cut:
         notice(f"{name}: {cut} of {len(test)} answers were cut at evaluate.max_new_tokens")
     return answers
+
+
+def changed(first: Measures, again: Measures) -> dict[str, float]:
+    """How far each measure of the same model moved when its answers were repeated; without those that did not move."""
+    moved = {name: abs(_value(mean) - _value(first[name])) for name, mean in again.items() if mean.count}
+    return {name: difference for name, difference in moved.items() if difference > 0}
+
+
+def _value(mean: Mean) -> float:
+    return float(mean.of(mean.totals, mean.weights))
 
 
 def _choice(
@@ -154,7 +167,7 @@ def _baselines(
     """The baselines of `evaluate.baselines`; those that cost more than is allowed are left out."""
     if not knobs.evaluate.baselines:
         return {}
-    look_up = LookUp(list(conversations.read_jsonl(SPLITS["train"])))
+    look_up = LookUp.of(conversations.read_jsonl(SPLITS["train"]))
     answers: dict[str, list[str]] = {}
     for name in knobs.evaluate.baselines:
         if name == "nearest":
@@ -181,20 +194,22 @@ def compare(
     models: Mapping[str, Answered],
     kept: Mapping[str, Measures],
     baselines: Mapping[str, Answered],
+    spread: Mapping[str, float],
     knobs: params.Params,
 ) -> dict[str, Any]:
     """Each measure of base and tuned model, and tuned minus base, with intervals; for each baseline the same.
 
-    `test` has base, tuned and gain; `baselines` has for each its measures, and tuned minus it as gain.
+    The intervals hold the `spread` of repeated answers. `test` has base, tuned and gain; `baselines` has for each its
+    measures, and tuned minus it as gain.
     """
     bootstrap = _bootstrap(knobs)
     base, tuned = (models[name].measures | kept[name] for name in ("base", "tuned"))
     return {
-        "test": _compared(base, tuned, bootstrap),
+        "test": _compared(base, tuned, bootstrap, spread),
         "baselines": {
             name: {
-                "measures": _intervals(one.measures, bootstrap),
-                "gain": _gains(one.measures, tuned, bootstrap),
+                "measures": _intervals(one.measures, bootstrap, spread),
+                "gain": _gains(one.measures, tuned, bootstrap, spread),
             }
             for name, one in baselines.items()
         },
@@ -205,20 +220,27 @@ def _bootstrap(knobs: params.Params) -> Bootstrap:
     return Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
 
 
-def _compared(base: Measures, tuned: Measures, bootstrap: Bootstrap) -> dict[str, Intervals]:
+def _compared(
+    base: Measures, tuned: Measures, bootstrap: Bootstrap, spread: Mapping[str, float]
+) -> dict[str, Intervals]:
     return {
-        "base": _intervals(base, bootstrap),
-        "tuned": _intervals(tuned, bootstrap),
-        "gain": _gains(base, tuned, bootstrap),
+        "base": _intervals(base, bootstrap, spread),
+        "tuned": _intervals(tuned, bootstrap, spread),
+        "gain": _gains(base, tuned, bootstrap, spread),
     }
 
 
-def _intervals(measures: Measures, bootstrap: Bootstrap) -> Intervals:
-    return {name: bootstrap.interval(mean, REGISTRY[name].digits) for name, mean in measures.items()}
+def _intervals(measures: Measures, bootstrap: Bootstrap, spread: Mapping[str, float]) -> Intervals:
+    return {
+        name: bootstrap.interval(mean, REGISTRY[name].digits, spread.get(name, 0.0)) for name, mean in measures.items()
+    }
 
 
-def _gains(old: Measures, new: Measures, bootstrap: Bootstrap) -> Intervals:
-    return {name: bootstrap.gain(old[name], new[name], REGISTRY[name].digits) for name in old}
+def _gains(old: Measures, new: Measures, bootstrap: Bootstrap, spread: Mapping[str, float]) -> Intervals:
+    return {
+        name: bootstrap.gain(mean, new[name], REGISTRY[name].digits, spread.get(name, 0.0))
+        for name, mean in old.items()
+    }
 
 
 def judge(results: dict[str, Any], count: int, with_facts: int, knobs: params.Params) -> Verdict:
@@ -241,7 +263,9 @@ def _values(found: Mapping[str, Interval]) -> dict[str, float | None]:
     return {name: one["value"] for name, one in found.items()}
 
 
-def slices(labels: list[str], base: Measures, tuned: Measures, knobs: params.Params) -> dict[str, dict[str, Any]]:
+def slices(
+    labels: list[str], base: Measures, tuned: Measures, spread: Mapping[str, float], knobs: params.Params
+) -> dict[str, dict[str, Any]]:
     """Base, tuned and gain for the conversations of each label, and their number; empty without labels."""
     found = {}
     unlabelled = _UNLABELLED
@@ -249,7 +273,7 @@ def slices(labels: list[str], base: Measures, tuned: Measures, knobs: params.Par
         unlabelled = f"({unlabelled})"
     for label in sorted(set(labels)):
         chosen = np.array([one == label for one in labels])
-        results = _compared(_among(base, chosen), _among(tuned, chosen), _bootstrap(knobs))
+        results = _compared(_among(base, chosen), _among(tuned, chosen), _bootstrap(knobs), spread)
         found[label or unlabelled] = {"conversations": int(chosen.sum()), **results}
     return found
 

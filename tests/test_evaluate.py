@@ -23,7 +23,7 @@ def measures(*losses):
 def test_each_label_has_the_metrics_of_its_own_conversations(monkeypatch):
     monkeypatch.setattr(intervals, "FEWEST", 2)
     labels = ["pool", "", "pool", "spa", "pool"]
-    found = evaluate.slices(labels, measures(1.0, 5.0, 2.0, 3.0, 6.0), measures(0.5, 5.0, 1.0, 4.0, 3.0), KNOBS)
+    found = evaluate.slices(labels, measures(1.0, 5.0, 2.0, 3.0, 6.0), measures(0.5, 5.0, 1.0, 4.0, 3.0), {}, KNOBS)
     assert list(found) == ["(no label)", "pool", "spa"]
     assert [found[label]["conversations"] for label in found] == [1, 3, 1]
     pool = found["pool"]
@@ -35,14 +35,14 @@ def test_each_label_has_the_metrics_of_its_own_conversations(monkeypatch):
 
 def test_a_label_that_reads_like_the_lack_of_one_is_kept_apart():
     labels = ["(no label)", "", "((no label))", "(no label)"]
-    found = evaluate.slices(labels, measures(1.0, 5.0, 2.0, 3.0), measures(0.5, 5.0, 1.0, 4.0), KNOBS)
+    found = evaluate.slices(labels, measures(1.0, 5.0, 2.0, 3.0), measures(0.5, 5.0, 1.0, 4.0), {}, KNOBS)
     sizes = {label: one["conversations"] for label, one in found.items()}
     assert sizes == {"(no label)": 2, "((no label))": 1, "(((no label)))": 1}
     assert found["(((no label)))"]["base"]["loss"]["value"] == 5.0
 
 
 def test_without_labels_there_are_no_slices():
-    assert evaluate.slices([], measures(1.0), measures(2.0), KNOBS) == {}
+    assert evaluate.slices([], measures(1.0), measures(2.0), {}, KNOBS) == {}
 
 
 NLL = {False: [4.0, 30.0, 9.0], True: [2.0, 12.0, 9.0]}
@@ -64,6 +64,7 @@ def evaluated(project, monkeypatch):
             answers=lambda test, tuned, limit: (["It is 1."] * len(test), 0),
             likelihoods=likelihoods,
             price=lambda *_: 0.0,
+            varies=False,
             perturbed=lambda *_: None,
             facts=dict,
         )

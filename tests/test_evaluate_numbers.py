@@ -23,7 +23,7 @@ from stages.core.paths import (
 )
 from stages.dataset import conversations
 from stages.dataset.conversations import Conversation, Message
-from stages.metrics import general_prompts
+from stages.metrics import general_prompts, intervals
 from stages.metrics.intervals import Bootstrap, Mean
 from tests.conftest import ROOT, set_params
 
@@ -42,6 +42,8 @@ PERTURBED = {False: [6.0, 40.0, 14.0], True: [3.0, 21.0, 6.0]}
 
 class Known:
     """A pair of models with known answers; `cut` is how many of them are cut. It records what it is asked."""
+
+    varies = False
 
     def __init__(self, cut=(0, 0)):
         self.cut, self.asked = cut, []
@@ -228,7 +230,7 @@ def compared(base, tuned, seed=42, **evaluation):
     means = [{"chrf": Mean(np.array(scores), np.ones(len(scores)))} for scores in (base, tuned)]
     bootstrap = Bootstrap(knobs.seed, knobs.evaluate.resamples, knobs.evaluate.confidence)
     assert evaluate._bootstrap(knobs) == bootstrap
-    return {part: found["chrf"] for part, found in evaluate._compared(*means, bootstrap).items()}
+    return {part: found["chrf"] for part, found in evaluate._compared(*means, bootstrap, {}).items()}
 
 
 def test_each_measure_is_kept_with_its_own_decimals():
@@ -274,3 +276,35 @@ def test_two_runs_at_one_seed_write_the_same_bytes(evaluated):
 
     set_params(seed=7)
     assert outcome() == outcome()
+
+
+class Varying(Known):
+    """Answers that the base gives otherwise the second time, as on a GPU."""
+
+    varies = True
+
+    def answers(self, test, tuned, max_new_tokens):
+        found, cut = super().answers(test, tuned, max_new_tokens)
+        repeated = self.asked.count(("answers", False, max_new_tokens)) == 2 and test == TEST and not tuned
+        return (["ab", "No.", "No."] if repeated else found), cut
+
+
+def test_what_repeated_answers_change_is_held_by_every_interval(evaluated, monkeypatch):
+    monkeypatch.setattr(intervals, "FEWEST", 2)
+    once, twice = evaluated(Known())["test"], evaluated(Varying())["test"]
+    # One of the three answers is exact the first time, none the second.
+    spread = json.loads(EVAL_RUN.read_text())["spread"]
+    assert spread["exact_match"] == pytest.approx(1 / 3) and "loss" not in spread
+    for part in ("base", "tuned", "gain"):
+        before, after = once[part]["exact_match"], twice[part]["exact_match"]
+        assert after["value"] == before["value"]
+        assert after["low"] == pytest.approx(before["low"] - 1 / 3, abs=1e-4)
+        assert after["high"] == pytest.approx(before["high"] + 1 / 3, abs=1e-4)
+        assert twice[part]["loss"] == once[part]["loss"]
+    assert json.loads(SLICES.read_text())["pool"]["tuned"]["exact_match"]["low"] == pytest.approx(-1 / 3, abs=1e-4)
+
+
+def test_answers_that_are_the_same_each_time_are_not_asked_for_again(evaluated):
+    evaluated(pair := Known())
+    assert [what for what, *_ in pair.asked].count("answers") == 2
+    assert json.loads(EVAL_RUN.read_text())["spread"] == {}

@@ -59,6 +59,10 @@ class Likelihoods:
 class ModelPair(Protocol):
     """The base model and the tuned model."""
 
+    @property
+    def varies(self) -> bool:
+        """Whether greedy answers may differ when they are repeated, and can be repeated at no price."""
+
     def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
         """Return the greedy answer to each prompt, and how many were truncated at `max_new_tokens`."""
 

@@ -49,21 +49,21 @@ class Bootstrap:
     resamples: int
     confidence: float
 
-    def interval(self, mean: Mean, digits: int) -> Interval:
-        """The mean and its confidence interval."""
-        return self._interval(mean.of, (mean.totals, mean.weights), mean.count, digits)
+    def interval(self, mean: Mean, digits: int, spread: float = 0.0) -> Interval:
+        """The mean and its confidence interval, wider on both sides by what a repetition may change."""
+        return self._interval(mean.of, (mean.totals, mean.weights), mean.count, digits, spread)
 
-    def gain(self, old: Mean, new: Mean, digits: int) -> Interval:
+    def gain(self, old: Mean, new: Mean, digits: int, spread: float = 0.0) -> Interval:
         """New minus old over the same conversations: each resample takes both scores of a conversation."""
 
         def difference(before: Any, of_before: Any, after: Any, of_after: Any, axis: int = -1) -> Any:
             return new.of(after, of_after, axis) - old.of(before, of_before, axis)
 
         data = (old.totals, old.weights, new.totals, new.weights)
-        return self._interval(difference, data, min(old.count, new.count), digits)
+        return self._interval(difference, data, min(old.count, new.count), digits, spread)
 
     def _interval(
-        self, statistic: Callable[..., Any], data: tuple[np.ndarray, ...], count: int, digits: int
+        self, statistic: Callable[..., Any], data: tuple[np.ndarray, ...], count: int, digits: int, spread: float
     ) -> Interval:
         """Value, low and high, rounded; `count` is how many conversations count, and too few get no interval."""
         from scipy.stats import bootstrap
@@ -85,7 +85,8 @@ class Bootstrap:
         # A resample in which no conversation counts has no mean; then there is no interval either.
         if not np.isfinite([ends.low, ends.high]).all():
             return {"value": value, "low": None, "high": None}
-        return {"value": value, "low": _rounded(float(ends.low), digits), "high": _rounded(float(ends.high), digits)}
+        low, high = float(ends.low) - spread, float(ends.high) + spread
+        return {"value": value, "low": _rounded(low, digits), "high": _rounded(high, digits)}
 
 
 def _rounded(number: float, digits: int) -> float:

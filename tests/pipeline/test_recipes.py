@@ -78,7 +78,7 @@ for name in ("train", "test"):
 files.write_json(TEST_LABELS, [])
 pair = SimpleNamespace(
     answers=lambda test, tuned, limit: ([line["tuned" if tuned else "base"] for line in lines], 0),
-    likelihoods=lambda *_: None, perturbed=lambda *_: None, price=lambda *_: 0.0, facts=dict,
+    likelihoods=lambda *_: None, perturbed=lambda *_: None, price=lambda *_: 0.0, facts=dict, varies=False,
 )
 backends.inference = lambda knobs: SimpleNamespace(pair=lambda knobs: pair)
 evaluate.main()
@@ -280,6 +280,8 @@ class Pair:
     def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
         """The same for all."""
         return [self.texts[tuned]] * len(conversations), 0
+
+    varies = False
 
     def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
         """Nothing."""

@@ -55,6 +55,11 @@ class HostedPair:
         self.used[kind] = answers
         return [one["text"] for one in answers], sum(one["cut"] for one in answers)
 
+    @property
+    def varies(self) -> bool:
+        """Never: answers are paid for once, and kept."""
+        return False
+
     def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
         """Estimate the most that `answers` would cost, in US dollars; None if the price is unknown."""
         # The responses, which are counted too but not sent, make up for what a template adds.
