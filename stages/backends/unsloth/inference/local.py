@@ -13,11 +13,13 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig, TextStreamer
 
 from stages.backends.protocol import Likelihoods
-from stages.backends.unsloth.common import perturbation
+from stages.backends.unsloth.common import memory, perturbation
+from stages.backends.unsloth.inference.attention import speed_up_steps
 from stages.backends.unsloth.reader import IGNORED, Chat, Example
 from stages.core.cli import quiet_libraries
 from stages.dataset.conversations import Conversation, Message
 
+_DTYPE = torch.bfloat16
 # Most tokens per batch when a gradient is needed, since all activations are kept.
 _GRADIENT_TOKENS = 2048
 
@@ -35,6 +37,7 @@ class LocalPair:
     def load(cls, weights: Path, tuned: Path, chat: Chat, batch_size: int) -> "LocalPair":
         """Load the base model and the adapter or full model in `tuned`, on the GPU if there is one."""
         quiet_libraries()
+        memory.keep_freed()
         base = _plain(weights)
         if not (tuned / "adapter_config.json").exists():
             return cls(base, _plain(tuned), chat, batch_size)
@@ -43,6 +46,11 @@ class LocalPair:
         under = _plain(weights) if biases else base
         model = PeftModel.from_pretrained(under, str(tuned), local_files_only=True).eval()
         return cls(base if biases else model, model, chat, batch_size)
+
+    @property
+    def varies(self) -> bool:
+        """On a GPU, where the order of sums is not fixed."""
+        return bool(self.tuned.device.type != "cpu")
 
     def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
         """Nothing: local answers cost only time."""
@@ -160,8 +168,12 @@ class _Batch:
 
 def _plain(folder: Path) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True)
-    return model.requires_grad_(False).to(device).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPE, local_files_only=True)
+    # transformers slices the hidden states, and torch copies the head's weights for each row of a slice.
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    model = model.requires_grad_(False).to(device).eval()
+    speed_up_steps(model)
+    return model
 
 
 def _batches(lengths: Sequence[int], batch_size: int, what: str, tuned: bool) -> Iterator[list[int]]:
