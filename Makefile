@@ -56,13 +56,13 @@ setup: .venv/complete  ## Create .venv with the pinned packages, unless it is up
 	$(BIN)/pip install --quiet --no-deps -c constraints.txt -r requirements-unsloth.txt
 	@touch $@
 
-# Those with a result are skipped; to run some again: make mutants ONLY='stages.split.* stages.metrics.scoring.*'
+# Those with a result are skipped; to try all of some modules: make mutants ONLY='stages.split.* stages.metrics.scoring.*'
 .PHONY: mutants
 mutants: export OMP_NUM_THREADS = 1
 mutants: export TOKENIZERS_PARALLELISM = false
 mutants: export PYTHONWARNDEFAULTENCODING = 1
 mutants: export PYTHONWARNINGS = ignore::EncodingWarning
-mutants: setup  ## Change the code in thousands of small ways, and count by module how many a test notices (hours)
+mutants: setup  ## Change the code in thousands of small ways, and count by module how many a test notices (an hour or two)
 	$(BIN)/python -m tests.mutants $(ONLY)
 
 clean:  ## Remove .venv, caches and the converted base model; keep data, models and reports

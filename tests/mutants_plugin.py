@@ -19,13 +19,16 @@ from typing import Any
 from mutmut.state import state
 
 # A mutant meets the fastest of the tests that get to its function, for as many seconds.
-_SECONDS_OF_TESTS = 60
+_SECONDS_OF_TESTS = 20
 # A training of the small model takes a few.
 _SECONDS_OF_TRAINING = 100
+# A mutant may ask for memory without end.
+_BYTES = 6 * 2**30
 _MUTANT = "MUTANT_UNDER_TEST"
 
 
 def pytest_configure(config: Any) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (_BYTES, _BYTES))
     # With PYTHONWARNDEFAULTENCODING=1, what opens a file in the encoding of whatever machine it is on fails.
     config.addinivalue_line("filterwarnings", "error:'encoding' argument not specified$:EncodingWarning:stages")
     # mutmut itself knows that it is collecting which test gets to which function; other processes cannot tell it.
@@ -105,6 +108,7 @@ def _train(mutant: str, request: list[Any]) -> tuple[str | None, dict]:
     from tests.support import lab
 
     os.environ[_MUTANT] = mutant
+    resource.setrlimit(resource.RLIMIT_DATA, (_BYTES, _BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS_OF_TRAINING, _SECONDS_OF_TRAINING))
     return lab.run(*request)
 
