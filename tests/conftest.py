@@ -32,13 +32,13 @@ COUNTED_ON = {
     "lr: 0.003": "lr: 0.001",
     "  r: 64": "  r: 16",
     "  alpha: 128": "  alpha: 32",
-    "  target_modules: [gate_proj, up_proj, down_proj]": (
-        "  target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"
-    ),
+    "  layers_to_transform: upper_half": "  layers_to_transform: null",
+    "  target_modules: mlp": ("  target_modules: [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"),
     "  validation: 0.09": "  validation: 0.15",
     "  test: 0.1": "  test: 0.15",
     "  batch_size: 64": "  batch_size: 32",
     "  max_new_tokens: 80": "  max_new_tokens: 64",
+    "  epsilon: null": "  epsilon: 1.0",
 }
 
 

@@ -52,11 +52,11 @@ DEFAULTS: dict[str, Any] = {
     "lora": {
         "r": 64,
         "alpha": 128.0,
-        "target_modules": ["gate_proj", "up_proj", "down_proj"],
+        "target_modules": "mlp",
         "bias": "none",
         "use_rslora": False,
         "init_lora_weights": "default",
-        "layers_to_transform": None,
+        "layers_to_transform": "upper_half",
         "loraplus_lr_ratio": 1.0,
     },
     "layers": {
@@ -94,7 +94,7 @@ DEFAULTS: dict[str, Any] = {
         "max_new_tokens": 80,
         "resamples": 2000,
         "confidence": 0.95,
-        "epsilon": 1.0,
+        "epsilon": None,
         "baselines": ["nearest", "few_shot", "constant"],
         "max_cost_usd": 0.0,
     },

@@ -146,7 +146,7 @@ class Params(Section):
             "lora.bias": self.lora.bias != "none",
             "lora.use_rslora": self.lora.use_rslora,
             "lora.init_lora_weights": self.lora.init_lora_weights != "default",
-            "lora.layers_to_transform": self.lora.layers_to_transform is not None,
+            "lora.layers_to_transform": isinstance(self.lora.layers_to_transform, list),
             "lora.loraplus_lr_ratio": self.lora.loraplus_lr_ratio != 1,
         }
         return [name for name, is_set in changed.items() if is_set]

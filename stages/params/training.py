@@ -17,14 +17,19 @@ class Schedule(Section):
     )
 
 
+LayerNumbers = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1)]
+# Sets of linear layers that every model has by another name.
+MODULE_SETS = ("all-linear", "mlp", "attention")
+
+
 class Lora(Section):
     r: Annotated[Count, Field(le=1024)] = knob(
         "Rank of the low-rank updates. A higher rank learns more and takes more memory and some time."
     )
     alpha: Annotated[Number, Field(gt=0, le=4096)] = knob("Scale of the updates, as alpha / r. Costs nothing.")
     target_modules: Annotated[list[Text], Field(min_length=1)] | Pattern = knob(
-        "Linear layers that get an update: a list of names, all-linear, or a regular expression that matches whole"
-        " names. Fewer are faster and learn less."
+        "Linear layers that get an update: mlp, attention or all-linear, a list of names, or a regular expression that"
+        " matches whole names. Fewer are faster and learn less."
     )
     bias: Literal["none", "lora_only", "all"] = knob(
         "Which biases are trained too: none, lora_only (those of the target modules) or all. Costs next to nothing."
@@ -36,8 +41,9 @@ class Lora(Section):
         "How the updates are initialised: default (Kaiming, zero update), gaussian, orthogonal, or from the base"
         " weights with pissa or olora, which learn faster and store twice the rank."
     )
-    layers_to_transform: Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(min_length=1)] | None = knob(
-        "Numbers of the layers that get an update, from 0 at the bottom; null means all. Fewer are faster."
+    layers_to_transform: LayerNumbers | Literal["upper_half"] | None = knob(
+        "Blocks of the model that get an update: upper_half, a list of their numbers from 0 at the bottom, or null for"
+        " all. Fewer are faster."
     )
     loraplus_lr_ratio: Annotated[Number, Field(ge=1, le=1000)] = knob(
         "Learning rate of the B matrices over that of the A matrices (LoRA+): 16 is common, 1 is plain LoRA. Costs"
@@ -46,8 +52,12 @@ class Lora(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "Lora":
-        if isinstance(self.target_modules, str) and self.layers_to_transform:
-            raise ValueError("layers_to_transform goes with a list of target_modules: a pattern names layers itself")
+        pattern = isinstance(self.target_modules, str) and self.target_modules not in MODULE_SETS
+        if pattern and self.layers_to_transform:
+            raise ValueError(
+                f"layers_to_transform does not go with target_modules: {self.target_modules}, a pattern, which names"
+                " layers itself; set layers_to_transform to null"
+            )
         if self.init_lora_weights == "orthogonal" and self.r % 2:
             raise ValueError(f"init_lora_weights: orthogonal needs an even r, not {self.r}")
         return self

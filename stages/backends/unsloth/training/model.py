@@ -5,23 +5,33 @@ Unsloth patches transformers and TRL on import, so `start` imports it before any
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.backends.unsloth.common import memory
 from stages.core import files
 from stages.core.cli import UserError, quiet_libraries, without_banners
 from stages.params import Params
+from stages.params.training import MODULE_SETS
 
 if TYPE_CHECKING:
     from stages.backends.unsloth.training.micro_batches import MicroBatches
     from stages.backends.unsloth.training.optimizer import Group
 
+# Linear layers of a model's blocks are named by the block's number.
+_IN_BLOCK = re.compile(r"\.\d+\.")
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+# They choose the experts of a token.
+_ROUTERS = {"gate", "router"}
+
 
 def start() -> None:
     """Import Unsloth and silence the libraries' banners, progress bars and warnings."""
+    memory.keep_freed()
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(files.state_dir("unsloth"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with without_banners():
@@ -106,20 +116,19 @@ def _adapted(model: Any, knobs: Params) -> Any:
     from unsloth import FastLanguageModel
 
     lora = knobs.lora
-    _refuse_unknown_layers(lora.layers_to_transform or [], model.config.get_text_config().num_hidden_layers)
-    if isinstance(lora.target_modules, list):
-        _refuse_unknown_modules(lora.target_modules, [name for name, _ in model.named_modules()])
+    layers = _layers(lora.layers_to_transform, model.config.get_text_config().num_hidden_layers)
+    modules = _modules(lora.target_modules, model)
     try:
         adapted = FastLanguageModel.get_peft_model(
             model,
             r=lora.r,
             lora_alpha=lora.alpha,
             lora_dropout=knobs.dropout,
-            target_modules=lora.target_modules,
+            target_modules=modules,
             bias=lora.bias,
             use_rslora=lora.use_rslora,
             init_lora_weights=True if lora.init_lora_weights == "default" else lora.init_lora_weights,
-            layers_to_transform=lora.layers_to_transform,
+            layers_to_transform=layers,
             use_dora=knobs.method == "dora",
             use_gradient_checkpointing=_checkpointing(knobs),
             random_state=knobs.seed,
@@ -134,6 +143,29 @@ def _adapted(model: Any, knobs: Params) -> Any:
     return adapted
 
 
+def _modules(wanted: list[str] | str, model: Any) -> list[str] | str:
+    """The names of the linear layers in the model's blocks that a set means, without a mixture's router; or what is
+    wanted by name or pattern.
+    """
+    import torch
+
+    if isinstance(wanted, list):
+        _refuse_unknown_modules(wanted, [name for name, _ in model.named_modules()])
+    if wanted not in MODULE_SETS:
+        return wanted
+    linear = [
+        name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and _IN_BLOCK.search(name)
+    ]
+    attention = {name for name in linear if _ATTENTION.search(name)}
+    chosen = {"all-linear": set(linear), "attention": attention, "mlp": set(linear) - attention}[str(wanted)]
+    if names := {name.rpartition(".")[2] for name in chosen} - _ROUTERS:
+        return sorted(names)
+    raise UserError(
+        f"lora.target_modules: {model.config.model_type} models have no linear layers that belong to {wanted}; choose"
+        f" from {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}"
+    )
+
+
 def _refuse_unknown_modules(names: Sequence[str], modules: Iterable[str]) -> None:
     """Reject unknown names, which peft ignores as long as one name matches."""
     # The model itself is listed with an empty name.
@@ -146,9 +178,12 @@ def _refuse_unknown_modules(names: Sequence[str], modules: Iterable[str]) -> Non
             raise UserError(f"lora.target_modules: the model has no module '{name}'; {hint}")
 
 
-def _refuse_unknown_layers(numbers: Sequence[int], depth: int) -> None:
-    if wrong := [number for number in numbers if number >= depth]:
+def _layers(wanted: list[int] | str | None, depth: int) -> list[int] | None:
+    if isinstance(wanted, str):
+        return list(range(depth // 2, depth))
+    if wrong := [number for number in wanted or [] if number >= depth]:
         raise UserError(f"lora.layers_to_transform: the model has no layer {wrong[0]}; choose from 0 to {depth - 1}")
+    return wanted
 
 
 def _set_attention_dropout(model: Any, rate: float) -> None:

@@ -238,3 +238,46 @@ def test_an_8_bit_optimizer_needs_a_gpu(project, monkeypatch, gpu, refused):
             training_model.refuse_impossible(params.load())
     else:
         training_model.refuse_impossible(params.load())
+
+
+@pytest.mark.parametrize(
+    "chosen, names",
+    [
+        ("mlp", ["down_proj", "gate_proj", "up_proj"]),
+        ("attention", ["k_proj", "o_proj", "q_proj", "v_proj"]),
+        ("all-linear", ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]),
+    ],
+)
+def test_a_set_of_modules_means_the_model_s_own(load, unsloth, chosen, names):
+    load(lora__target_modules=chosen)
+    assert unsloth.adapted["target_modules"] == names
+
+
+def linear(**children):
+    """A module of linear layers and modules, by name."""
+    module = torch.nn.Module()
+    for name, child in children.items():
+        module.add_module(name, torch.nn.Linear(2, 2) if child is None else child)
+    return module
+
+
+def test_sets_of_modules_are_found_where_they_have_other_names():
+    # As in GPT-NeoX, Phi-3 and a mixture of experts; the head is no part of a block.
+    blocks = torch.nn.ModuleList([linear(attention=linear(query_key_value=None), mlp=linear(gate_up_proj=None))])
+    moe = linear(router=None, experts=torch.nn.ModuleList([linear(w1=None)]))
+    blocks.append(linear(self_attn=linear(qkv_proj=None), block_sparse=moe))
+    model = linear(layers=blocks, lm_head=None)
+    assert training_model._modules("attention", model) == ["qkv_proj", "query_key_value"]
+    assert training_model._modules("mlp", model) == ["gate_up_proj", "w1"]
+
+
+def test_a_model_without_such_modules_is_refused_with_those_that_it_has():
+    model = linear(layers=torch.nn.ModuleList([linear(attn=linear(qkv=None))]))
+    model.config = SimpleNamespace(model_type="odd")
+    with pytest.raises(UserError, match="target_modules: odd models have no linear layers.*mlp; choose from qkv$"):
+        training_model._modules("mlp", model)
+
+
+@pytest.mark.parametrize("depth, upper", [(1, [0]), (2, [1]), (5, [2, 3, 4]), (6, [3, 4, 5])])
+def test_the_upper_half_of_a_model_is_the_half_next_to_the_head(depth, upper):
+    assert training_model._layers("upper_half", depth) == upper

@@ -249,7 +249,7 @@ def test_adversarial_training_changes_the_weights(train, method):
             {"lora__target_modules": "("},
             "'\\(' is not a regular expression",
         ),
-        ({"lora__target_modules": "all-linear", "lora__layers_to_transform": [0]}, "goes with a list"),
+        ({"lora__target_modules": ".*_proj", "lora__layers_to_transform": [0]}, "a pattern, which names layers itself"),
         ({"scheduler": "warmup_stable_decay", "warmup_ratio": 0.9}, "warm-up and decay do not fit"),
     ],
 )
