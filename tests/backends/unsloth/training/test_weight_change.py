@@ -40,7 +40,7 @@ def test_changes_equal_those_of_the_merged_model(qwen, tmp_path, options):
         for name in before
         if not torch.equal(after[name], before[name])
     }
-    found = {f"model.layers.{row['layer']}.{row['module']}": row["change"] for row in moved(qwen, tmp_path)}
+    found = {f"model.layers.{row['layer']}.{row['module']}": row["change"] for row in moved(qwen, tmp_path)[0]}
     assert {name.removesuffix(".weight") for name in expected} == set(found)
     for name, change in expected.items():
         assert found[name.removesuffix(".weight")] == pytest.approx(change, rel=1e-3)
@@ -57,18 +57,36 @@ def test_changes_equal_those_of_the_merged_model(qwen, tmp_path, options):
 )
 def test_changes_of_embeddings_and_a_tied_head(qwen, tmp_path, options, module):
     after, before = merged(qwen, tmp_path, **options), loaded(qwen).state_dict()
-    found = {row["module"]: row["change"] for row in moved(qwen, tmp_path)}
+    found = {row["module"]: row["change"] for row in moved(qwen, tmp_path)[0]}
     name = f"{module}.weight"
     assert set(found) == {"self_attn.q_proj", module}
     assert found[module] == pytest.approx(float((after[name] - before[name]).norm() / before[name].norm()), rel=1e-3)
 
 
-def test_a_trained_weight_that_the_base_lacks_is_an_error(qwen, tmp_path):
+def test_a_trained_weight_that_the_base_lacks_is_left_out_and_counted(qwen, tmp_path):
     merged(qwen, tmp_path, target_modules=["q_proj"])
+    expected, nothing = moved(qwen, tmp_path)
     weights = load_file(tmp_path / "adapter_model.safetensors")
-    save_file({**weights, "base_model.model.extra.weight": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(AssertionError, match="extra.weight was trained"):
-        moved(qwen, tmp_path)
+    more = {
+        "base_model.model.extra.weight": torch.ones(2),
+        # In the base this one has another shape.
+        "base_model.model.model.layers.0.self_attn.k_proj.bias": torch.ones(3),
+    }
+    save_file({**weights, **more}, tmp_path / "adapter_model.safetensors")
+    assert len(expected) == 2 and nothing == 0
+    assert moved(qwen, tmp_path) == (expected, 2)
+
+
+def test_layers_are_found_where_the_base_stores_them_under_other_names(qwen, tmp_path):
+    """As models that see do, which have layers with the same names for what they see."""
+    merged(qwen, tmp_path / "tuned", target_modules=["q_proj"])
+    expected = moved(qwen, tmp_path / "tuned")
+    weights = load_file(qwen / "model.safetensors")
+    text = {name.replace("model.", "language_model.model.", 1): weight for name, weight in weights.items()}
+    seen = {name.replace("model.", "vision_tower.", 1): weight * 2 for name, weight in weights.items()}
+    (tmp_path / "base").mkdir()
+    save_file(text | seen, tmp_path / "base/model.safetensors")
+    assert moved(tmp_path / "base", tmp_path / "tuned") == expected
 
 
 def test_changes_of_a_full_model(qwen, tmp_path):
@@ -77,6 +95,6 @@ def test_changes_of_a_full_model(qwen, tmp_path):
         model.model.layers[1].mlp.up_proj.weight *= 1.25
         model.model.norm.weight *= 0.5
     model.save_pretrained(tmp_path)
-    rows = {(row["layer"], row["module"]): row["change"] for row in moved(qwen, tmp_path)}
+    rows = {(row["layer"], row["module"]): row["change"] for row in moved(qwen, tmp_path)[0]}
     assert rows[1, "mlp.up_proj"] == pytest.approx(0.25, rel=1e-3) and rows["", "model.norm"] == pytest.approx(0.5)
     assert rows[0, "mlp.up_proj"] == 0 and rows["", "model.embed_tokens"] == 0
