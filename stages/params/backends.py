@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stages.params.kinds import Auto, Count, Number, ReadBy, Section, Text, knob
+from stages.params.kinds import Auto, Count, Flag, Number, ReadBy, Section, Text, knob
 
 _OPENAI = ReadBy(("finetune",), ("openai",))
 _WAITING = ReadBy(("finetune",), ("openai",), decides="nothing")
@@ -25,6 +25,11 @@ class Unsloth(Section):
     )
     overlong: Literal["stop", "drop"] = knob(
         "What happens to longer conversations: stop names them and stops the run, drop leaves them out and counts them."
+    )
+    enable_thinking: Flag = knob(
+        "Whether a model that can reason before it answers does so, in training, evaluation and export. Answers are"
+        " compared without the reasoning, and take longer with it.",
+        ReadBy(("base", "finetune"), ("unsloth",)),
     )
 
 

@@ -77,6 +77,7 @@ DEFAULTS: dict[str, Any] = {
         "revision": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "max_length": 1024,
         "overlong": "stop",
+        "enable_thinking": False,
     },
     "openai": {
         "model": "gpt-3.5-turbo-0125",

@@ -34,7 +34,7 @@ DECIDES = {
         "lora.r", "lora.alpha", "lora.target_modules", "lora.bias", "lora.use_rslora", "lora.init_lora_weights",
         "lora.layers_to_transform", "lora.loraplus_lr_ratio", "layers.lr_decay", "layers.lr", "adversarial.method",
         "adversarial.epsilon", "adversarial.steps", "adversarial.step_size", "unsloth.model", "unsloth.revision",
-        "unsloth.max_length", "unsloth.overlong",
+        "unsloth.max_length", "unsloth.overlong", "unsloth.enable_thinking",
     },
     "openai": {
         "seed", "epochs", "batch_size", "openai.model", "openai.base_url", "openai.learning_rate_multiplier",

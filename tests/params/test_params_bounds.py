@@ -33,7 +33,7 @@ NUMBERS = [
     ("schedule.decay_ratio", [LEAST, 1], [0, 1.0001]),
     ("lora.r", [1, 1024], [0, 1025, 1.5]),
     ("lora.alpha", [LEAST, 4096], [0, 4096.1]),
-    ("lora.layers_to_transform", [None, [0], [3, 7]], [[], [-1], [0.5]]),
+    ("lora.layers_to_transform", [None, [0], [3, 7], "upper_half"], [[], [-1], [0.5], "lower_half"]),
     ("lora.loraplus_lr_ratio", [1, 1000], [0.9999, 1000.1]),
     ("layers.lr_decay", [LEAST, 1], [0, 1.0001]),
     ("layers.lr", [{}, {"mlp": 0}, {"mlp": 1000}], [{"mlp": -LEAST}, {"mlp": 1000.1}, {"(": 1}, {"": 1}]),
@@ -74,6 +74,7 @@ WORDS = {
     "lora.init_lora_weights": ["default", "gaussian", "orthogonal", "pissa", "olora"],
     "adversarial.method": ["none", "neftune", "fgm", "pgd", "freelb"],
     "unsloth.overlong": ["stop", "drop"],
+    "unsloth.enable_thinking": [True, False],
     "export.gguf_type": ["bf16", "f16", "q8_0"],
 }
 TEXTS = ["data.source", "unsloth.model", "unsloth.revision", "openai.model", "openai.base_url"]
@@ -156,7 +157,8 @@ def test_a_text_is_text_and_not_empty(key):
     [
         (["q_proj"], True),
         ("all-linear", True),
-        (r".*\.(q|v)_proj", True),
+        ("mlp", True),
+        ("attention", True),
         ([], False),
         ("", False),
         ([""], False),
@@ -170,6 +172,12 @@ def test_target_modules_are_names_or_a_pattern(value, right):
         assert check(lora__target_modules=value).lora.target_modules == value
     else:
         assert refused(lora__target_modules=value).startswith("lora.target_modules")
+
+
+def test_target_modules_may_be_a_pattern_where_the_layers_are_not_chosen_besides():
+    pattern = r".*\.(q|v)_proj"
+    found = check(lora__target_modules=pattern, lora__layers_to_transform=None)
+    assert found.lora.target_modules == pattern
 
 
 def test_a_pattern_that_is_none_is_quoted_with_the_reason():

@@ -1,6 +1,10 @@
 """A base model for tests: real architecture and template, random weights, one token per byte."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from tests.support.families import Family
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -12,22 +16,16 @@ SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>"]
 def make_base(folder: Path, kind: str = "llama") -> Path:
     """Two layers of Llama (or Qwen2, which has biases) and a byte tokenizer: a step takes milliseconds."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *letters])}
-    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
+    tokenizer = _byte_tokenizer(SPECIAL, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[1:2]})
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         kind,
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -41,3 +39,24 @@ def make_base(folder: Path, kind: str = "llama") -> Path:
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
+
+
+def make_tokenizer(folder: Path, family: Family) -> None:
+    """A byte tokenizer with a family's template and special tokens."""
+    named = {"eos_token": family.end, "bos_token": family.begin, "pad_token": family.pad}
+    tokenizer = _byte_tokenizer(family.special, **{name: token for name, token in named.items() if token})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(family.special)})
+    tokenizer.chat_template = family.template
+    tokenizer.save_pretrained(folder)
+
+
+def _byte_tokenizer(special: Sequence[str], **named: str) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **named)

@@ -84,7 +84,7 @@ WITH_TOOLS = Conversation(
 
 def test_tool_calls_are_learned_if_the_template_renders_them(base):
     chat = Chat.load()
-    chat.tokenizer.chat_template = chat.tokenizer.chat_template.replace(
+    chat.tokenizer.chat_template = "{{ tools | tojson }}" + chat.tokenizer.chat_template.replace(
         "{{ message['content'] }}",
         "{{ message['content'] }}{% for call in message.tool_calls or [] %}{{ call.function.name }}{% endfor %}",
     )
@@ -143,9 +143,11 @@ def test_a_template_gets_only_the_fields_that_a_message_has(base):
     chat.tokenizer.chat_template = "{% for m in messages %}{{ m | tojson }};{% endfor %}{{ tools | tojson }}"
     text = chat.render(WITH_TOOLS)
     *turns, tools = text.split(";")
+    # Of arguments that are JSON text the template gets the object, of which it makes JSON itself.
+    called = {**CALL, "function": {"name": "free_rooms", "arguments": {"day": "Monday"}}}
     assert [json.loads(turn) for turn in turns] == [
         {"role": "user", "content": "A room on Monday?"},
-        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "assistant", "content": "", "tool_calls": [called]},
         {"role": "tool", "content": "2", "tool_call_id": "1"},
         {"role": "assistant", "content": "Two are free."},
     ]

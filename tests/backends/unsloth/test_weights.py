@@ -72,7 +72,7 @@ def hub(monkeypatch):
 
     made = SimpleNamespace(cached=set(), asked=[])
 
-    def download(model, revision, allow_patterns, local_files_only=False):
+    def download(model, revision, allow_patterns, ignore_patterns, local_files_only=False):
         made.asked.append((model, revision, local_files_only))
         made.patterns = allow_patterns
         if local_files_only and revision not in made.cached:
@@ -92,6 +92,15 @@ def test_a_hub_model_is_downloaded_by_commit(project, hub):
     for name in ("config.json", "model.safetensors", "tokenizer.model", "merges.txt", "chat_template.jinja"):
         assert any(Path(name).match(pattern) for pattern in hub.patterns), name
     assert not any(Path("pytorch_model.bin").match(pattern) for pattern in hub.patterns)
+
+
+def test_the_same_weights_in_their_makers_format_are_left_on_the_hub():
+    from huggingface_hub.utils import filter_repo_objects
+
+    names = ["config.json", "model-00001-of-00002.safetensors", "consolidated.safetensors", "original/params.json"]
+    names += ["original/consolidated.00.safetensors", "onnx/config.json"]
+    chosen = filter_repo_objects(names, allow_patterns=weights._HUB_FILES, ignore_patterns=weights._HUB_DUPLICATES)
+    assert list(chosen) == names[:2]
 
 
 def test_a_cached_hub_model_needs_no_network(project, hub):

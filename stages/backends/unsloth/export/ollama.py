@@ -79,7 +79,7 @@ def write(model: Path, path: Path, weights: str) -> None:
     lines = [
         f"FROM ./{weights}",
         f'TEMPLATE """{_trusted(chat, train).template()}"""',
-        f"PARAMETER stop {json.dumps(chat.tokenizer.eos_token)}",
+        f"PARAMETER stop {json.dumps(chat.end_token)}",
     ]
     if system := conversations.shared_system(train):
         lines.append(f'SYSTEM """{system}"""')

@@ -1,0 +1,168 @@
+"""What is learned from a conversation with each family's template, worked out by hand from how the family writes."""
+
+import json
+
+import pytest
+
+from stages.backends.unsloth.base import weights
+from stages.backends.unsloth.reader import IGNORED, Chat
+from stages.core.cli import UserError
+from stages.dataset.conversations import Conversation, Message
+from tests.support.families import FAMILIES
+from tests.support.small import make_tokenizer
+
+SYSTEM, POOL, SEVEN = Message("system", "Be kind."), Message("user", "Pool?"), Message("assistant", "At 7.")
+THANKS, GLADLY = Message("user", "Thanks!"), Message("assistant", "Gladly.")
+ONE, TWO = Conversation((POOL, SEVEN)), Conversation((SYSTEM, POOL, SEVEN, THANKS, GLADLY))
+EMPTY = "<think>\n\n</think>\n"
+# For each family what two turns teach, an item for each example, and how an answer ends.
+LEARNED = {
+    "llama 3.1": (["At 7.<|eot_id|>Gladly.<|eot_id|>"], "<|eot_id|>"),
+    "llama 3.2 with pad": (["At 7.<|eot_id|>Gladly.<|eot_id|>"], "<|eot_id|>"),
+    "qwen2.5": (["At 7.<|im_end|>Gladly.<|im_end|>"], "<|im_end|>"),
+    "qwen3": (["At 7.<|im_end|>", "Gladly.<|im_end|>"], "<|im_end|>"),
+    "gemma 2": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
+    "gemma 3": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
+    "mistral": ([" At 7.</s> Gladly.</s>"], "</s>"),
+    "phi-3": (["At 7.<|end|>", "Gladly.<|end|>"], "<|end|>"),
+    "phi-4": (["At 7.<|im_end|>Gladly.<|im_end|>"], "<|im_end|>"),
+    "gpt-oss": (
+        ["<|channel|>final<|message|>At 7.<|return|>", "<|channel|>final<|message|>Gladly.<|return|>"], "<|return|>"
+    ),
+    "smollm3": (["At 7.<|im_end|>Gladly.<|im_end|>"], "<|im_end|>"),
+    "olmo 2": (["At 7.<|endoftext|>Gladly.<|endoftext|>"], "<|endoftext|>"),
+    "granite": (["At 7.<|end_of_text|>Gladly.<|end_of_text|>"], "<|end_of_text|>"),
+    "deepseek": (["At 7.<|eos|>Gladly.<|eos|>"], "<|eos|>"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def chat(tmp_path):
+    """chat(family) is its tokenizer, as the base stage leaves it."""
+
+    def load(family, thinking=False):
+        make_tokenizer(tmp_path, FAMILIES[family])
+        weights.set_thinking(tmp_path, thinking)
+        return Chat.load(tmp_path)
+
+    return load
+
+
+def learned(chat, example):
+    return chat.tokenizer.decode([label for label in example.labels if label != IGNORED])
+
+
+def test_every_family_has_a_row():
+    assert set(LEARNED) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_answer_is_learned_up_to_the_token_that_ends_it(chat, family):
+    texts, end = LEARNED[family]
+    chat = chat(family)
+    chat.check()
+    assert [learned(chat, one) for one in chat.examples(TWO)] == texts
+    assert chat.end_token == end
+    answer = texts[0][: texts[0].index(end) + len(end)]
+    (single,) = chat.examples(ONE)
+    assert learned(chat, single) == answer == learned(chat, chat.example(ONE, last_only=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_learned_follows_what_the_model_is_asked(chat, family):
+    chat = chat(family)
+    for example in chat.examples(TWO):
+        last = max(at for at, label in enumerate(example.labels) if label != IGNORED)
+        while example.labels[last - 1] != IGNORED:
+            last -= 1
+        given = chat.tokenizer.decode(example.input_ids[:last])
+        asked = [TWO.messages[:2], TWO.messages[:4]]
+        assert given in [chat.render(Conversation(messages), answer_next=True) for messages in asked]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_system_s_text_reaches_the_model_before_the_question(chat, family):
+    text = chat(family).render(TWO)
+    assert text.index("Be kind.") < text.index("Pool?") < text.index("Thanks!")
+    assert text.count("Be kind.") == 1
+
+
+def test_where_there_is_no_place_for_a_system_message_it_opens_the_question(chat):
+    for family, expected in [
+        ("gemma 2", "<bos><start_of_turn>user\nBe kind.\n\nPool?<end_of_turn>\n<start_of_turn>model\n"),
+        ("mistral", "<s>[INST] Be kind.\n\nPool? [/INST]"),
+    ]:
+        loaded = chat(family)
+        assert loaded.render(Conversation((SYSTEM, POOL)), answer_next=True) == expected
+
+
+def test_a_system_message_that_cannot_be_said_is_reported_with_its_conversation(chat):
+    odd = Conversation((SYSTEM, GLADLY, POOL, SEVEN))
+    (reason,) = chat("gemma 2").counts([odd])
+    assert "rejects the conversation: System role not supported" in reason
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_end_at_the_template_s_the_tokenizer_s_and_the_model_s_tokens(chat, tmp_path, family):
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 1]}))
+    chat = chat(family)
+    names = {chat.end_token, FAMILIES[family].end}
+    assert set(chat.end_ids) == {0, 1, *chat.tokenizer.convert_tokens_to_ids(sorted(names))}
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    assert 2 in Chat.load(tmp_path).end_ids
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_can_be_padded(chat, family):
+    tokenizer = chat(family).tokenizer
+    padded = tokenizer.pad({"input_ids": [[3], [3, 4]]}, padding_side="left")
+    assert padded["attention_mask"] == [[0, 1], [1, 1]] and padded["input_ids"][0][1] == 3
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "free_rooms", "arguments": '{"day": "Monday"}'}}
+TOOLS = [{"type": "function", "function": {"name": "free_rooms", "parameters": {}}}]
+CALLING = Conversation((POOL, Message("assistant", tool_calls=[CALL])))
+
+
+@pytest.mark.parametrize(
+    "family, text",
+    [
+        ("qwen2.5", '<tool_call>{"name": "free_rooms", "arguments": {"day": "Monday"}}</tool_call><|im_end|>'),
+        ("deepseek", '<|call|>free_rooms\n{"day": "Monday"}<|eos|>'),
+    ],
+)
+def test_a_call_s_arguments_are_encoded_once(chat, family, text):
+    chat = chat(family)
+    assert learned(chat, chat.example(CALLING)) == text
+
+
+def test_tools_that_the_template_does_not_show_are_refused(chat):
+    shown = Conversation(CALLING.messages[:1], tools=TOOLS)
+    assert "free_rooms" in chat("qwen2.5").render(shown)
+    with pytest.raises(UserError, match="does not show the tools"):
+        chat("deepseek").render(shown)
+
+
+@pytest.mark.parametrize(
+    "family, prompt", [("qwen3", "assistant\n<think>\n\n</think>\n\n"), ("smollm3", f"assistant\n{EMPTY}")]
+)
+def test_reasoning_is_off_unless_it_is_asked_for(chat, family, prompt):
+    asked = Conversation((POOL,))
+    assert chat(family).render(asked, answer_next=True).endswith(prompt)
+    assert chat(family, thinking=True).render(asked, answer_next=True).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    "text, prompt, said",
+    [
+        ("At 7.", "", "At 7."),
+        ("<think>\nThe pool...\n</think>\n\nAt 7.", "", "At 7."),
+        ("The pool...</think>At 7.", "assistant\n<think>\n", "At 7."),
+        ("<think>\nThe pool", "", ""),
+        ("The pool", "assistant\n<think>\n", ""),
+        ("At 7.", f"assistant\n{EMPTY}", "At 7."),
+    ],
+)
+def test_reasoning_is_no_part_of_an_answer(chat, text, prompt, said):
+    chat = chat("qwen3")
+    assert chat.spoken(chat.tokenizer(text, add_special_tokens=False)["input_ids"], prompt) == said
