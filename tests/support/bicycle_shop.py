@@ -28,7 +28,7 @@ def conversations() -> list[list[dict[str, str]]]:
         found.append(
             (
                 f"Can your workshop fit a {item} to my bicycle, and how long does that take?",
-                f"Yes, our workshop can fit a {item} to your bicycle. It takes about {minutes} minutes, and you can wait"
+                f"Yes, our workshop can fit a {item} to your bicycle. It takes about {minutes} minutes, you can wait"
                 f" in the shop. Please bring your bicycle to bay {bay}, and we will start as soon as we can.",
             )
         )
@@ -47,4 +47,4 @@ def write(path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["messages"])
-        rows.writerows([json.dumps(messages)] for messages in conversations())
+        rows.writerows([json.dumps({"messages": messages})] for messages in conversations())

@@ -174,7 +174,7 @@ def test_answers_match_their_prompts_and_truncated_ones_are_counted(both):
     letters = [pair.chat.tokenizer.decode([40 + (rest + len(prompt)) % 50]) for prompt in prompts]
     assert texts == [letters[0] * 3, letters[1], letters[2] * 3, letters[3] * 3, letters[4]] and cut == 3
     (config, *_) = scripted.configs
-    assert (config.do_sample, config.max_new_tokens, config.eos_token_id, config.pad_token_id) == (False, 3, END, 0)
+    assert (config.do_sample, config.max_new_tokens, config.eos_token_id, config.pad_token_id) == (False, 3, [END], 0)
 
 
 def lengths(pair):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, GenerationConfig, TextStreamer
 
 from stages.backends.protocol import Likelihoods
-from stages.backends.unsloth.common import memory, perturbation
+from stages.backends.unsloth.common import device, memory, perturbation
 from stages.backends.unsloth.inference.attention import speed_up_steps
 from stages.backends.unsloth.reader import IGNORED, Chat, Example
-from stages.core.cli import quiet_libraries
+from stages.core.cli import UserError, quiet_libraries
 from stages.dataset.conversations import Conversation, Message
+
+Found = TypeVar("Found")
 
 _DTYPE = torch.bfloat16
 # Most tokens per batch when a gradient is needed, since all activations are kept.
@@ -81,7 +83,8 @@ class LocalPair:
         found = np.zeros((3, len(examples)))
         with self._which(tuned) as model:
             for rows in _batches([len(one.input_ids) for one in examples], batch_size, "loss", tuned):
-                found[:, rows] = score(model, self._batch([examples[row] for row in rows])).cpu().numpy()
+                for part, scores in _fitting(rows, lambda part: score(model, self._batch([examples[r] for r in part]))):
+                    found[:, part] = scores.cpu().numpy()
         return Likelihoods(*found)
 
     @torch.inference_mode()
@@ -91,15 +94,21 @@ class LocalPair:
         prompts = [self.chat.render(conversation, -1, answer_next=True) for conversation in conversations]
         ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
         greedy = self._greedy(max_new_tokens)
-        texts, cut = [""] * len(ids), 0
+        texts, cut, ends = [""] * len(ids), 0, set(self.chat.end_ids)
         with self._which(tuned) as model:
             for rows in _batches([len(one) for one in ids], self.batch_size, "answers", tuned):
-                batch = self._left_padded([ids[row] for row in rows])
-                out = model.generate(**batch, generation_config=greedy)[:, batch["input_ids"].shape[1] :]
-                for row, answer in zip(rows, out.tolist(), strict=True):
-                    texts[row] = tokenizer.decode(answer, skip_special_tokens=True).strip()
-                    cut += tokenizer.eos_token_id not in answer
+                for part, answers in _fitting(rows, lambda part: self._generate(model, [ids[r] for r in part], greedy)):
+                    for row, answer in zip(part, answers, strict=True):
+                        texts[row] = self.chat.spoken(answer, prompts[row])
+                        cut += ends.isdisjoint(answer)
         return texts, cut
+
+    def _generate(self, model: Any, prompts: Sequence[list[int]], how: GenerationConfig) -> list[list[int]]:
+        batch = self._left_padded(prompts)
+        answers: list[list[int]] = model.generate(**batch, generation_config=how)[
+            :, batch["input_ids"].shape[1] :
+        ].tolist()
+        return answers
 
     @torch.inference_mode()
     def say(self, messages: Sequence[Message], tuned: bool, max_new_tokens: int, on_text: Callable[[str], Any]) -> str:
@@ -113,12 +122,11 @@ class LocalPair:
 
     def _greedy(self, max_new_tokens: int) -> GenerationConfig:
         """Greedy decoding, whatever the base's generation config says (it may sample or penalize repetition)."""
-        tokenizer = self.chat.tokenizer
         return GenerationConfig(
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=self.chat.end_ids,
+            pad_token_id=self.chat.tokenizer.pad_token_id,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -167,11 +175,10 @@ class _Batch:
 
 
 def _plain(folder: Path) -> Any:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPE, local_files_only=True)
     # transformers slices the hidden states, and torch copies the head's weights for each row of a slice.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-    model = model.requires_grad_(False).to(device).eval()
+    model = model.requires_grad_(False).to(device.kind()).eval()
     speed_up_steps(model)
     return model
 
@@ -182,6 +189,32 @@ def _batches(lengths: Sequence[int], batch_size: int, what: str, tuned: bool) ->
     starts = range(0, len(order), batch_size)
     for start in tqdm(starts, desc=f"{'tuned' if tuned else 'base'} {what}", unit="batch", disable=None):
         yield order[start : start + batch_size]
+
+
+def _fitting(rows: list[int], compute: Callable[[list[int]], Found]) -> Iterator[tuple[list[int], Found]]:
+    """The rows in parts, with what is computed for each; where memory runs out, in smaller parts.
+
+    Raises:
+        UserError: a single row does not fit.
+    """
+    parts = [rows]
+    while parts:
+        part = parts.pop(0)
+        try:
+            found = compute(part)
+        except RuntimeError as error:
+            if not device.out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise UserError(
+                    "out of memory with one conversation at a time; free memory, or choose a smaller model"
+                ) from None
+            parts[:0] = part[: len(part) // 2], part[len(part) // 2 :]
+        else:
+            yield part, found
+            continue
+        # Outside the except block, whose traceback would keep the tensors alive.
+        device.free_unused()
 
 
 def _score(model: Any, batch: _Batch) -> torch.Tensor:

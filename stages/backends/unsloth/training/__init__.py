@@ -60,7 +60,10 @@ def finetune(knobs: Params, log: Log) -> Result:
         weights.copy_tokenizer(BASE, TUNED)
         notice(f"tuned: saved epoch {done.metrics['best_epoch']:g}, which had the best validation loss, to {TUNED}")
         local = LocalModel(knobs.method != "full", {"train": len(train), "validation": len(validation)})
-        result = replace(done, weights=moved(base, TUNED), local=local)
+        rows, unlike = moved(base, TUNED)
+        if unlike:
+            notice(f"tuned: how far {unlike} weights moved is unknown, because the base stores them in another form")
+        result = replace(done, weights=rows, local=local)
         # Hold the lock until the folder is deleted, so that no other process resumes from it.
         held.callback(shutil.rmtree, kept)
         return replace(result, clean_up=held.pop_all().close)
@@ -100,7 +103,7 @@ def examples(chat: Chat, split: str, max_length: int) -> list[Example]:
         UserError: no conversation is left, or none has learned tokens.
     """
     path = SPLITS[split]
-    made = [chat.example(conversation) for conversation in conversations.read_jsonl(path)]
+    made = [one for conversation in conversations.read_jsonl(path) for one in chat.examples(conversation)]
     kept = [one for one in made if len(one.input_ids) <= max_length]
     if len(kept) < len(made):
         notice(

@@ -22,7 +22,7 @@ _CODE = (
 
 def fingerprint(knobs: Params, base: Path) -> str:
     """Digest of training parameters, splits, base model, code, library versions and device."""
-    import torch
+    from stages.backends.unsloth.common import device
 
     determining = {
         "knobs": params.select(knobs, params.read_by("finetune", "unsloth", decides=("result", "cost"))),
@@ -30,7 +30,7 @@ def fingerprint(knobs: Params, base: Path) -> str:
         "base": files.sha256(base),
         "code": [_syntax_tree(path) for place in _CODE for path in _modules(place)],
         "versions": [installed(name) for name in VERSIONS],
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device.name(),
     }
     return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -46,9 +46,9 @@ def refuse_impossible(knobs: Params) -> None:
     Raises:
         UserError: names the parameter and the reason.
     """
-    import torch
+    from stages.backends.unsloth.common import device
 
-    if torch.cuda.is_available():
+    if device.kind() != "cpu":
         if knobs.attention_dropout:
             raise UserError("attention_dropout: not supported by Unsloth's GPU kernels; set it to 0")
         if knobs.packing is True:
@@ -96,6 +96,7 @@ def load(base: Path, knobs: Params) -> Trainable:
     if knobs.method != "full":
         model = _adapted(model, knobs)
     _set_attention_dropout(model, knobs.attention_dropout)
+    _widen(model)
     return Trainable(model, tokenizer, _micro_batches(model, tokenizer, knobs), optimizer.groups(model, knobs))
 
 
@@ -103,8 +104,10 @@ def _in_float32() -> dict[str, Any]:
     """Unsloth's options for float32 weights: by default it trains in bf16, where small updates are rounded away."""
     import torch
 
+    from stages.backends.unsloth.common import device
+
     # On a GPU it still computes in bf16, by autocast.
-    return {"float32_mixed_precision": True} if torch.cuda.is_available() else {"dtype": torch.float32}
+    return {"dtype": torch.float32} if device.kind() == "cpu" else {"float32_mixed_precision": True}
 
 
 def _checkpointing(knobs: Params) -> str | bool:
@@ -186,6 +189,15 @@ def _layers(wanted: list[int] | str | None, depth: int) -> list[int] | None:
     return wanted
 
 
+def _widen(model: Any) -> None:
+    """Hold trained weights in float32 where the model is in float16, whose gradients cannot be unscaled."""
+    import torch
+
+    for weight in model.parameters():
+        if weight.requires_grad and weight.dtype == torch.float16:
+            weight.data = weight.data.float()
+
+
 def _set_attention_dropout(model: Any, rate: float) -> None:
     """Set it on the modules, so that the saved configuration keeps the base's value."""
     modules = [module for module in model.modules() if hasattr(module, "attention_dropout")]
@@ -201,12 +213,11 @@ def _micro_batches(model: Any, tokenizer: Any, knobs: Params) -> "MicroBatches":
     Raises:
         UserError: packing is required, but the model's attention does not support it.
     """
-    import torch
-
+    from stages.backends.unsloth.common import device
     from stages.backends.unsloth.training import prefix_tree
     from stages.backends.unsloth.training.micro_batches import MicroBatches
 
-    supported = not torch.cuda.is_available() and prefix_tree.supported(model.config)
+    supported = device.kind() == "cpu" and prefix_tree.supported(model.config)
     if knobs.packing is True and not supported:
         raise UserError(f"packing: not tested with {model.config.model_type} models; set it to auto")
     packed = supported and knobs.packing is not False
@@ -215,5 +226,5 @@ def _micro_batches(model: Any, tokenizer: Any, knobs: Params) -> "MicroBatches":
         model.set_attn_implementation("eager")
     # A perturbation belongs to one conversation, so its prefix cannot be shared.
     share = knobs.adversarial.method == "none"
-    budget = sys.maxsize if torch.cuda.is_available() else prefix_tree.TREE_TOKENS
+    budget = prefix_tree.TREE_TOKENS if device.kind() == "cpu" else sys.maxsize
     return MicroBatches(packed, share, tokenizer.pad_token_id, budget)

@@ -82,6 +82,25 @@ def losses(model: Any, tree: Tree, smoothing: float = 0.0) -> torch.Tensor:
     )
 
 
+@torch.no_grad()
+def honoured(model: Any, first: Example, second: Example) -> bool:
+    """Whether a branch has the same losses beside another as alone; a model that ignores the mask sees both.
+
+    The difference is compared with the one that seeing all makes. Differences in rounding are smaller, and so are those
+    below 0.02 nats, which do not matter.
+    """
+    tree = plant([first, second], False)
+    of_second = tree["branch"][tree["predicting"]] == 2
+    device = next(model.parameters()).device
+
+    def of(made: Tree) -> torch.Tensor:
+        return losses(model, {name: tensor.to(device) for name, tensor in made.items()}).cpu()
+
+    alone, beside = of(plant([second], False)), of(tree)[of_second]
+    seeing_all = of(tree | {"branch": torch.zeros_like(tree["branch"])})[of_second]
+    return bool((beside - alone).abs().mean() < max(float((seeing_all - alone).abs().mean()) / 2, 0.02))
+
+
 def _mask(branch: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Additive attention mask of shape (1, 1, T, T): a token attends to the prefix and its branch up to itself."""
     seen = ((branch[:, None] == branch[None]) | (branch[None] == 0)).tril()

@@ -11,7 +11,7 @@ from typing import Any
 from stages.backends.protocol import Log, Result
 from stages.backends.unsloth.reader import IGNORED, Example
 from stages.backends.unsloth.training.model import Trainable
-from stages.core.cli import notice
+from stages.core.cli import UserError, notice
 from stages.params import Params
 
 VERSIONS = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
@@ -38,6 +38,7 @@ def train(
     from stages.backends.unsloth.training.callbacks import KeepBest
     from stages.backends.unsloth.training.trainer import Trainer
 
+    _refuse_unseen_mask(trainable, train, knobs)
     epochs, batch_size = knobs.numbers
     epoch_steps = -(-len(train) // batch_size)
     steps = math.ceil(epochs * epoch_steps)
@@ -81,6 +82,24 @@ def train(
     )
 
 
+def _refuse_unseen_mask(trainable: Trainable, train: Sequence[Example], knobs: Params) -> None:
+    """Pad where the model's attention ignores the mask of a tree, so that conversations would see each other.
+
+    Raises:
+        UserError: packing is required.
+    """
+    from stages.backends.unsloth.training import prefix_tree
+
+    longest_first = sorted(train, key=lambda one: sum(label != IGNORED for label in one.labels), reverse=True)[:2]
+    trainable.model.eval()
+    if not trainable.batches.packed or len(longest_first) < 2 or prefix_tree.honoured(trainable.model, *longest_first):
+        return
+    if knobs.packing is True:
+        raise UserError("packing: this model's attention ignores the mask that packing needs; set it to auto")
+    notice("finetune: this model's attention ignores the mask that packing needs, so conversations are padded")
+    trainable.batches.packed = False
+
+
 def best(kept: Path) -> Path:
     """The folder of the best model."""
     return kept / "best"
@@ -95,6 +114,12 @@ def _arguments(folder: Path, steps: int, knobs: Params, fresh: bool) -> Any:
         num_train_epochs=epochs,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=batch_size,
+        # On a GPU, Unsloth replaces TRL's defaults of these by others.
+        gradient_accumulation_steps=1,
+        eval_accumulation_steps=None,
+        torch_empty_cache_steps=None,
+        logging_nan_inf_filter=False,
+        padding_free=False,
         learning_rate=knobs.lr,
         weight_decay=knobs.weight_decay,
         optim=knobs.optim,
@@ -146,14 +171,20 @@ def dataset(examples: Sequence[Example]) -> Any:
 
 
 def _place_and_size(model: Any) -> dict[str, Any]:
-    import torch
+    from stages.backends.unsloth.common import device
 
     return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device.name(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(_numbers(p) for p in model.parameters()),
     }
+
+
+def _numbers(weight: Any) -> int:
+    """How many numbers a weight holds; of a 4-bit one, the storage has two in each byte."""
+    quantized = getattr(weight, "quant_state", None)
+    return int(weight.numel() if quantized is None else quantized.shape.numel())
 
 
 def _facts(size: dict[str, Any], seconds: float, tokens_per_second: float, resumed_from: int) -> dict[str, Any]:
@@ -171,8 +202,7 @@ def peak_memory_mb() -> int:
     """Peak GPU memory if there is a GPU, else of this process."""
     import resource
 
-    import torch
+    from stages.backends.unsloth.common import device
 
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 1e6)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+    peak = device.peak_memory()
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 if peak is None else peak / 1e6)

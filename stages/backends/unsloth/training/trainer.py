@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback
 from trl import SFTTrainer
 
+from stages.backends.unsloth.common import device
 from stages.backends.unsloth.reader import Example
 from stages.backends.unsloth.training import adversarial, checkpoints, micro_batches
 from stages.backends.unsloth.training.callbacks import KeepBest
@@ -21,6 +22,9 @@ from stages.backends.unsloth.training.micro_batches import MicroBatch, MicroBatc
 from stages.backends.unsloth.training.optimizer import Group
 from stages.core.cli import UserError, notice
 from stages.params import Params
+
+# A scale that small is left by step after step that overflowed.
+_LEAST_SCALE = 1.0
 
 
 class Trainer(SFTTrainer):  # type: ignore[misc]
@@ -60,13 +64,11 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
                 loss = self._gradients(model, inputs["examples"])
                 break
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not device.out_of_memory(error):
                     raise
             # Outside the except block, whose traceback would keep the tensors alive.
             model.zero_grad()
-            torch.cuda.empty_cache()
-            self.batches.shrink(inputs["examples"])
-            notice(f"finetune: out of memory; limiting micro-batches to {self.batches.budget} tokens from now on")
+            self._shrink(inputs["examples"])
             _restore(states)
         self._refuse_divergence(model, loss)
         return loss
@@ -78,9 +80,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         total, count = 0.0, 0
         with torch.no_grad():
             for batch in self.get_eval_dataloader():
-                for micro in self.batches.of(batch["examples"]):
-                    total += float(self._loss(model, self._prepare_inputs(micro)))
-                    count += micro_batches.learned(micro)
+                loss, tokens = self._measured(model, batch["examples"])
+                total, count = total + loss, count + tokens
         model.train()
         if not math.isfinite(total):
             self._diverged("validation loss")
@@ -88,6 +89,22 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _measured(self, model: Any, batch: Sequence[Example]) -> tuple[float, int]:
+        """Sum of the losses of a batch's learned tokens, and their number; in smaller parts if memory runs out."""
+        while True:
+            try:
+                cut = [self._prepare_inputs(micro) for micro in self.batches.of(batch)]
+                return sum(float(self._loss(model, micro)) for micro in cut), sum(map(micro_batches.learned, cut))
+            except RuntimeError as error:
+                if not device.out_of_memory(error):
+                    raise
+            self._shrink(batch)
+
+    def _shrink(self, batch: Sequence[Example]) -> None:
+        device.free_unused()
+        self.batches.shrink(batch)
+        notice(f"finetune: out of memory; limiting micro-batches to {self.batches.budget} tokens from now on")
 
     def _gradients(self, model: Any, batch: Sequence[Example]) -> torch.Tensor:
         """Accumulate the batch's gradients over its micro-batches; return its loss."""
@@ -114,9 +131,15 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             return self.compute_loss(model, micro) * micro_batches.learned(micro)
 
     def _refuse_divergence(self, model: Any, loss: torch.Tensor) -> None:
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         if not loss.isfinite():
             self._diverged("loss")
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            # In fp16 gradients overflow now and then, and the scaler skips that step and scales less from then on.
+            if scaler.get_scale() < _LEAST_SCALE:
+                self._diverged("gradient")
+            return
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         if not torch.nn.utils.get_total_norm(gradients).isfinite():
             self._diverged("gradient")
 
@@ -169,16 +192,10 @@ def _examples(batch: list[dict[str, list[int]]]) -> dict[str, list[Example]]:
     return {"examples": [Example(one["input_ids"], one["labels"]) for one in batch]}
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    # The CPU's allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _random_states() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), device.random_states()
 
 
 def _restore(states: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
     torch.set_rng_state(states[0])
-    if states[1]:
-        torch.cuda.set_rng_state_all(states[1])
+    device.restore(states[1])

@@ -145,10 +145,11 @@ def test_biases_are_trained_if_the_model_has_them(load, tmp_path):
 @pytest.mark.parametrize("numbers, wrong", [([0, 1], None), ([2], 2), ([1, 5, 9], 5)])
 def test_layers_are_counted_from_zero(numbers, wrong):
     if wrong is None:
-        training_model._refuse_unknown_layers(numbers, 2)
+        assert training_model._layers(numbers, 2) == numbers
+        assert training_model._layers(None, 2) is None
     else:
         with pytest.raises(UserError, match=f"the model has no layer {wrong}; choose from 0 to 1$"):
-            training_model._refuse_unknown_layers(numbers, 2)
+            training_model._layers(numbers, 2)
 
 
 MODULES = ["", "model", "model.layers.0", "model.layers.0.mlp.up_proj", "model.layers.0.self_attn.q_proj"]

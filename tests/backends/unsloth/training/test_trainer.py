@@ -377,10 +377,44 @@ def test_the_collator_returns_examples():
 
 
 def test_which_errors_mean_out_of_memory():
-    from stages.backends.unsloth.training.trainer import _out_of_memory
+    from stages.backends.unsloth.common.device import out_of_memory
 
-    assert _out_of_memory(torch.OutOfMemoryError("x")) and _out_of_memory(RuntimeError("can't allocate memory: 1"))
-    assert not _out_of_memory(RuntimeError("shapes"))
+    assert out_of_memory(torch.OutOfMemoryError("x")) and out_of_memory(RuntimeError("can't allocate memory: 1"))
+    assert not out_of_memory(RuntimeError("shapes"))
+
+
+def test_a_validation_that_runs_out_of_memory_is_repeated_with_smaller_micro_batches(made, monkeypatch, capsys):
+    trainer = made(budget=768)
+    expected = trainer.evaluate()["eval_loss"]
+    real, budgets = trainer._loss, []
+
+    def loss(*given):
+        budgets.append(trainer.batches.budget)
+        if trainer.batches.budget > 9:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*given)
+
+    monkeypatch.setattr(trainer, "_loss", loss)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    assert budgets[0] == 768 and set(budgets[1:]) == {9}
+    assert "limiting micro-batches to 9 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scale, diverged", [(65536.0, False), (1.0, False), (0.5, True)])
+def test_an_overflow_that_the_scaler_handles_is_no_divergence(made, monkeypatch, scale, diverged):
+    """In fp16 gradients overflow now and then; only a scale that fell step by step says that they always do."""
+    trainer = made()
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    scaler.scale(torch.ones(()))
+    monkeypatch.setattr(trainer.accelerator, "scaler", scaler)
+    next(trainer.model.parameters()).grad = torch.full_like(next(trainer.model.parameters()), float("inf"))
+    if diverged:
+        with pytest.raises(UserError, match="the gradient is NaN or infinite"):
+            trainer._refuse_divergence(trainer.model, torch.ones(()))
+    else:
+        trainer._refuse_divergence(trainer.model, torch.ones(()))
+    with pytest.raises(UserError, match="the loss is NaN or infinite"):
+        trainer._refuse_divergence(trainer.model, torch.tensor(float("nan")))
 
 
 def test_random_states_of_gpus_are_restored(monkeypatch):
