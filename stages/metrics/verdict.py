@@ -158,15 +158,6 @@ RULES = (
         ),
     ),
     Rule(
-        "mixed",
-        "Answers are better, but the loss on general prompts rose by more than `verdict.retention`, beyond noise.",
-        lambda evidence: evidence.forgets,
-        lambda evidence: (
-            f"Mixed: better answers ({_figures(evidence)}), but the loss on general prompts rose by"
-            f" {evidence.gain['retention']['value']:.2f}, and verdict.retention allows {evidence.allowed:g}."
-        ),
-    ),
-    Rule(
         "style only",
         f"At least {FEWEST} references have facts, and the answers with all facts right are not more than the base's.",
         lambda evidence: evidence.has_facts and "facts_right" not in evidence.named("better"),
@@ -181,6 +172,15 @@ RULES = (
         f" {FEWEST} references have facts) must not be worse than the baseline's, and one of them better.",
         lambda evidence: bool(evidence.unbeaten),
         _look_up,
+    ),
+    Rule(
+        "mixed",
+        "Answers are better, but the loss on general prompts rose by more than `verdict.retention`, beyond noise.",
+        lambda evidence: evidence.forgets,
+        lambda evidence: (
+            f"Mixed: better answers ({_figures(evidence)}), but the loss on general prompts rose by"
+            f" {evidence.gain['retention']['value']:.2f}, and verdict.retention allows {evidence.allowed:g}."
+        ),
     ),
     Rule(
         "unproven",

@@ -41,6 +41,9 @@ def gains(**changed):
         (gains(facts_right=NOISE, fact_recall=NOISE, chrf=NOISE, loss=WORSE), "no change"),
         (gains(fact_precision=WORSE), "mixed"),
         (gains(chrf=WORSE), "mixed"),
+        # That facts are not learned, or a look-up does as well, is said before what was lost.
+        (gains(retention=FORGOT, facts_right=NOISE), "style only"),
+        (replace(gains(retention=FORGOT), over={"nearest": {"facts_right": NOISE, "chrf": NOISE}}), "look-up"),
         (gains(retention=FORGOT), "mixed"),
         (replace(gains(retention=FORGOT), allowed=1.5), "better"),
         (gains(retention={"value": 1.5, "low": -0.2, "high": 3.0}), "better"),

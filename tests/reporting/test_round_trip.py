@@ -64,6 +64,7 @@ def pipeline(project, monkeypatch):
             answers=lambda test, tuned, limit: (["It is 1."] * len(test), 0),
             likelihoods=lambda asked, tuned: likely(len(asked)) if likelihoods else None,
             price=lambda *_: 0.0,
+            varies=False,
             perturbed=lambda *_: None,
             facts=dict,
         )

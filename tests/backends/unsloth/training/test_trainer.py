@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,19 +13,6 @@ from tests.support.plain import EXAMPLES, close, collected, gradients, knobs, me
 
 # Packed into one tree, one tree per conversation, padded together, and padded one by one.
 CUTS = [(True, 768), (True, 1), (False, 768), (False, 1)]
-
-
-@pytest.fixture
-def made(project, small_base, monkeypatch):
-    """made(packed, budget, **knobs): a trainer for all weights of the small model."""
-    plain.on_the_cpu(monkeypatch)
-
-    def make(packed=True, budget=768, examples=EXAMPLES, log=lambda row: None, **values):
-        chosen = knobs(**values)
-        held = plain.trainable(small_base, chosen, packed=packed, budget=budget)
-        return plain.trainer(held, chosen, Path("kept").resolve(), examples, examples, log)
-
-    return make
 
 
 @pytest.mark.parametrize("packed, budget", CUTS)
@@ -145,47 +131,6 @@ def test_a_gradient_below_the_limit_is_not_changed(made, length):
     slopes = gradients(model, mean_loss(model))
     ends = {name: weight - 0.01 * slopes[name] for name, weight in model.named_parameters()}
     close(dict(trainer.model.named_parameters()), ends, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
-)
-def test_a_step_that_runs_out_of_memory_is_repeated_with_smaller_micro_batches(made, monkeypatch, capsys, error):
-    trainer = made(budget=768, adversarial__method="neftune")
-    torch.manual_seed(3)
-    trainer.training_step(trainer.model, plain.batch())
-    expected, drawn = collected(trainer.model), torch.get_rng_state()
-    trainer.model.zero_grad()
-    real, calls = trainer._gradients, []
-
-    def once(model, examples):
-        calls.append(trainer.batches.budget)
-        if len(calls) > 1:
-            # Undivided again, so that the same noise gives the same gradient.
-            trainer.batches.budget = 768
-            return real(model, examples)
-        real(model, examples)
-        raise error
-
-    monkeypatch.setattr(trainer, "_gradients", once)
-    torch.manual_seed(3)
-    trainer.training_step(trainer.model, plain.batch())
-    # 19 tokens in total: a budget of 9 splits them.
-    assert calls == [768, 9]
-    assert "out of memory; limiting micro-batches to 9 tokens from now on" in capsys.readouterr().out
-    close(collected(trainer.model), expected)
-    assert torch.equal(torch.get_rng_state(), drawn), "the failed step's random numbers are drawn again"
-
-
-def test_other_errors_in_a_step_are_not_mistaken_for_running_out_of_memory(made, monkeypatch):
-    trainer = made()
-
-    def fail(*_):
-        raise RuntimeError("shapes do not match")
-
-    monkeypatch.setattr(trainer, "_gradients", fail)
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        trainer.training_step(trainer.model, plain.batch())
 
 
 def test_a_training_step_enables_dropout(made):
@@ -376,30 +321,6 @@ def test_the_collator_returns_examples():
     assert _examples([{"input_ids": [1, 2], "labels": [-100, 2]}]) == {"examples": [Example([1, 2], [-100, 2])]}
 
 
-def test_which_errors_mean_out_of_memory():
-    from stages.backends.unsloth.common.device import out_of_memory
-
-    assert out_of_memory(torch.OutOfMemoryError("x")) and out_of_memory(RuntimeError("can't allocate memory: 1"))
-    assert not out_of_memory(RuntimeError("shapes"))
-
-
-def test_a_validation_that_runs_out_of_memory_is_repeated_with_smaller_micro_batches(made, monkeypatch, capsys):
-    trainer = made(budget=768)
-    expected = trainer.evaluate()["eval_loss"]
-    real, budgets = trainer._loss, []
-
-    def loss(*given):
-        budgets.append(trainer.batches.budget)
-        if trainer.batches.budget > 9:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(*given)
-
-    monkeypatch.setattr(trainer, "_loss", loss)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
-    assert budgets[0] == 768 and set(budgets[1:]) == {9}
-    assert "limiting micro-batches to 9 tokens" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("scale, diverged", [(65536.0, False), (1.0, False), (0.5, True)])
 def test_an_overflow_that_the_scaler_handles_is_no_divergence(made, monkeypatch, scale, diverged):
     """In fp16 gradients overflow now and then; only a scale that fell step by step says that they always do."""
@@ -415,17 +336,3 @@ def test_an_overflow_that_the_scaler_handles_is_no_divergence(made, monkeypatch,
         trainer._refuse_divergence(trainer.model, torch.ones(()))
     with pytest.raises(UserError, match="the loss is NaN or infinite"):
         trainer._refuse_divergence(trainer.model, torch.tensor(float("nan")))
-
-
-def test_random_states_of_gpus_are_restored(monkeypatch):
-    from stages.backends.unsloth.training import trainer
-
-    restored = []
-    fake = SimpleNamespace(
-        is_available=lambda: True, get_rng_state_all=lambda: ["state"], set_rng_state_all=restored.append
-    )
-    monkeypatch.setattr(trainer.torch, "cuda", fake)
-    states = trainer._random_states()
-    drawn = torch.rand(1)
-    trainer._restore(states)
-    assert torch.equal(torch.rand(1), drawn) and restored == [["state"]]
