@@ -14,8 +14,11 @@ import argparse
 import importlib.metadata
 import math
 import platform
+import re
 import shutil
+import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +41,8 @@ _GIB = 1 << 30
 # The default run: its packages, the base as wheel and as safetensors, DVC's cache; and the peak of its training.
 _DISK_GIB, _MEMORY_GIB = 5, 5
 # Measured with the shipped parameters on 2 cores of an AMD EPYC without a GPU, see docs/log.md.
-_DEFAULT_MINUTES, _DEFAULT_GFLOPS = 6.0, 405.0
+_DEFAULT_MINUTES, _DEFAULT_GFLOPS = 3.6, 405.0
+_SMI_SECONDS = 20
 _RATE_SECONDS = 1.0
 # Longest text of an error that nobody expected, and the findings that a run can do without.
 _WHY = 200
@@ -116,18 +120,47 @@ def _device() -> Diagnosis:
 
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        return Diagnosis(f"{torch.cuda.get_device_name()}, {_gib(free)} free of {_gib(total)}")
+        missing, fix = _for_triton()
+        return Diagnosis(f"{torch.cuda.get_device_name()}, {_gib(free)} free of {_gib(total)}{missing}", fix)
     import psutil
 
     memory = psutil.virtual_memory()
     text = f"no GPU; {torch.get_num_threads()} CPU threads, {_gib(memory.available)} free of {_gib(memory.total)}"
     if shutil.which("nvidia-smi"):
-        return Diagnosis(
-            f"{text}, though nvidia-smi is there: this torch has no CUDA", "pip install torch", needed=False
-        )
+        return _unused_gpu(text)
     if memory.available < _MEMORY_GIB * _GIB:
         return Diagnosis(text, f"close programs: the default run needs {_MEMORY_GIB} GiB", needed=False)
     return Diagnosis(text)
+
+
+def _unused_gpu(text: str) -> Diagnosis:
+    """Why torch does not see the GPU that nvidia-smi stands for: Unsloth refuses to start then."""
+    import torch
+
+    if torch.version.cuda is None:
+        return Diagnosis(f"{text}, though nvidia-smi is there: this torch has no CUDA", "pip install torch")
+    shown = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=_SMI_SECONDS, check=False).stdout
+    most = re.search(r"CUDA (?:UMD )?Version:\s*(\d+)\.(\d+)", shown)
+    if most and (int(most[1]), int(most[2])) < tuple(map(int, torch.version.cuda.split("."))):
+        driver = f"{most[1]}.{most[2]}"
+        return Diagnosis(
+            f"{text}: the NVIDIA driver is for CUDA {driver} at most, and this torch for {torch.version.cuda}",
+            f"update the driver, or install a torch that is built for CUDA {driver}",
+        )
+    return Diagnosis(
+        f"{text}, though nvidia-smi is there, and torch has CUDA {torch.version.cuda}",
+        "look at CUDA_VISIBLE_DEVICES and at what nvidia-smi says",
+    )
+
+
+def _for_triton() -> tuple[str, str]:
+    """What is missing to compile Unsloth's kernels when they are first used, and what to do; both empty if nothing."""
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        return ", but no C compiler to build its kernels", "install gcc, as by apt install gcc"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        package = f"python3.{sys.version_info.minor}-dev"
+        return ", but no Python.h to build its kernels", f"install it, as by apt install {package}"
+    return "", ""
 
 
 def _bf16() -> Diagnosis:
@@ -212,7 +245,7 @@ def _default_run() -> Diagnosis:
     import torch
 
     if torch.cuda.is_available():
-        return Diagnosis("not timed on a GPU; without one about 6 minutes")
+        return Diagnosis("not timed on a GPU; without one about 4 minutes")
     minutes = math.ceil(_DEFAULT_MINUTES * _DEFAULT_GFLOPS / gflops())
     unit = "minute" if minutes == 1 else "minutes"
     return Diagnosis(f"about {minutes} {unit} for the default parameters, as busy as this machine is now")

@@ -180,6 +180,47 @@ def test_a_torch_without_mkldnn_has_no_fast_bf16(monkeypatch):
     assert doctor._bf16().text.startswith("emulated")
 
 
+@pytest.mark.parametrize(
+    "shown, cuda, text, fix",
+    [
+        ("", None, "this torch has no CUDA", "pip install torch"),
+        ("| CUDA Version: 12.4 |", "13.0", "for CUDA 12.4 at most, and this torch for 13.0", "built for CUDA 12.4"),
+        ("| CUDA UMD Version: 12.9 |", "12.10", "for CUDA 12.9 at most", "update the driver"),
+        ("| CUDA Version: 13.0 |", "13.0", "nvidia-smi is there, and torch has CUDA 13.0", "CUDA_VISIBLE_DEVICES"),
+        ("no devices were found", "13.0", "nvidia-smi is there", "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_why_torch_does_not_see_a_gpu(tmp_path, monkeypatch, shown, cuda, text, fix):
+    import torch
+
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\necho '{shown}'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    found = doctor._device()
+    assert text in found.text and fix in found.fix and found.needed
+
+
+@pytest.mark.parametrize(
+    "compiler, header, said", [(True, True, ""), (False, True, "no C compiler"), (True, False, "no Python.h")]
+)
+def test_what_triton_needs_is_looked_for_beside_a_gpu(tmp_path, monkeypatch, compiler, header, said):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**30, 2**31))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/gcc" if name == "gcc" and compiler else None)
+    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: str(tmp_path))
+    if header:
+        (tmp_path / "Python.h").touch()
+    found = doctor._device()
+    assert found.text.startswith("Some GPU, 1.0 GiB free of 2.0 GiB") and said in found.text
+    assert bool(found.fix) == bool(said)
+
+
 def test_an_older_python_is_shown_which_one_is_needed(examine):
     # Where none is installed, this one still tells what an older one could not read.
     ast.parse(Path(doctor.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
