@@ -4,7 +4,8 @@ Each has what distinguishes its family: how turns begin and end, where the syste
 turns, whether tools are shown, and in which form a call's arguments are wanted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 CHATML = """\
 {%- if tools %}{{ '<|im_start|>system\\n' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}
@@ -100,32 +101,55 @@ DEEPSEEK = """\
 
 @dataclass(frozen=True)
 class Family:
-    """A template, its special tokens, and the tokens that begin, end and pad a text."""
+    """A template, its special tokens, the tokens that begin, end and pad a text, and the architecture."""
 
+    kind: str
     template: str
     special: tuple[str, ...]
     end: str
     begin: str | None = None
     pad: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
 
 
+_CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 _TURNS = ("<start_of_turn>", "<end_of_turn>", "<eos>", "<bos>")
 _HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|begin_of_text|>")
 FAMILIES = {
-    "llama 3.1": Family(LLAMA3, _HEADERS, "<|eot_id|>", "<|begin_of_text|>"),
-    "llama 3.2 with pad": Family(LLAMA3, (*_HEADERS, "<pad>"), "<|eot_id|>", "<|begin_of_text|>", "<pad>"),
-    "qwen2.5": Family(CHATML, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), "<|im_end|>", None, "<|endoftext|>"),
-    "qwen3": Family(QWEN3, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), "<|im_end|>", None, "<|endoftext|>"),
-    "gemma 2": Family(GEMMA2, (*_TURNS, "<pad>"), "<eos>", "<bos>", "<pad>"),
-    "gemma 3": Family(GEMMA3, (*_TURNS, "<pad>"), "<eos>", "<bos>", "<pad>"),
-    "mistral": Family(MISTRAL, ("<s>", "</s>"), "</s>", "<s>"),
-    "phi-3": Family(PHI3, ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"), "<|endoftext|>"),
-    "phi-4": Family(PHI4, ("<|im_start|>", "<|im_sep|>", "<|im_end|>"), "<|im_end|>"),
-    "gpt-oss": Family(
-        GPT_OSS, ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"), "<|return|>", None, "<|end|>"
+    "llama 3.1": Family("llama", LLAMA3, _HEADERS, "<|eot_id|>", "<|begin_of_text|>"),
+    "llama 3.2 with pad": Family("llama", LLAMA3, (*_HEADERS, "<pad>"), "<|eot_id|>", "<|begin_of_text|>", "<pad>"),
+    "qwen2.5": Family("qwen2", CHATML, _CHATML, "<|im_end|>", None, "<|endoftext|>"),
+    "qwen3": Family("qwen3", QWEN3, _CHATML, "<|im_end|>", None, "<|endoftext|>"),
+    "qwen3-moe": Family(
+        "qwen3_moe",
+        QWEN3,
+        _CHATML,
+        "<|im_end|>",
+        None,
+        "<|endoftext|>",
+        {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     ),
-    "smollm3": Family(SMOLLM3, ("<|im_start|>", "<|im_end|>", "<pad>"), "<|im_end|>", None, "<pad>"),
-    "olmo 2": Family(OLMO2, ("<|endoftext|>", "<pad>"), "<|endoftext|>", "<|endoftext|>", "<pad>"),
-    "granite": Family(GRANITE, ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"), "<|end_of_text|>"),
-    "deepseek": Family(DEEPSEEK, ("<|User|>", "<|Assistant|>", "<|call|>", "<|eos|>", "<|bos|>"), "<|eos|>", "<|bos|>"),
-}  # fmt: skip
+    "gemma 2": Family("gemma2", GEMMA2, (*_TURNS, "<pad>"), "<eos>", "<bos>", "<pad>"),
+    "gemma 3": Family("gemma3_text", GEMMA3, (*_TURNS, "<pad>"), "<eos>", "<bos>", "<pad>"),
+    "mistral": Family("mistral", MISTRAL, ("<s>", "</s>"), "</s>", "<s>"),
+    "phi-3": Family(
+        "phi3", PHI3, ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"), "<|endoftext|>"
+    ),
+    "phi-4": Family("phi3", PHI4, ("<|im_start|>", "<|im_sep|>", "<|im_end|>"), "<|im_end|>"),
+    "gpt-oss": Family(
+        "gpt_oss",
+        GPT_OSS,
+        ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"),
+        "<|return|>",
+        None,
+        "<|end|>",
+    ),
+    "smollm3": Family("smollm3", SMOLLM3, ("<|im_start|>", "<|im_end|>", "<pad>"), "<|im_end|>", None, "<pad>"),
+    "olmo 2": Family("olmo2", OLMO2, ("<|endoftext|>", "<pad>"), "<|endoftext|>", "<|endoftext|>", "<pad>"),
+    "granite": Family(
+        "granite", GRANITE, ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"), "<|end_of_text|>"
+    ),
+    "deepseek": Family(
+        "llama", DEEPSEEK, ("<|User|>", "<|Assistant|>", "<|call|>", "<|eos|>", "<|bos|>"), "<|eos|>", "<|bos|>"
+    ),
+}

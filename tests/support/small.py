@@ -15,39 +15,48 @@ SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>"]
 
 def make_base(folder: Path, kind: str = "llama") -> Path:
     """Two layers of Llama (or Qwen2, which has biases) and a byte tokenizer: a step takes milliseconds."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     tokenizer = _byte_tokenizer(SPECIAL, eos_token=SPECIAL[2], pad_token=SPECIAL[0])
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[1:2]})
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        eos_token_id=2,
-        pad_token_id=0,
-        bos_token_id=None,
-        tie_word_embeddings=True,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    _make_model(folder, kind, len(tokenizer), eos_token_id=2, pad_token_id=0, bos_token_id=None)
     return folder
 
 
-def make_tokenizer(folder: Path, family: Family) -> None:
+def make_family(folder: Path, family: Family) -> Path:
+    """A base of the family's own architecture, with its tokenizer."""
+    tokenizer = make_tokenizer(folder, family)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    _make_model(folder, family.kind, len(tokenizer), bos_token_id=tokenizer.bos_token_id, **ids, **family.config)
+    return folder
+
+
+def _make_model(folder: Path, kind: str, vocabulary: int, **given: Any) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=vocabulary, **{**sizes, **given})
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+
+
+def make_tokenizer(folder: Path, family: Family) -> Any:
     """A byte tokenizer with a family's template and special tokens."""
     named = {"eos_token": family.end, "bos_token": family.begin, "pad_token": family.pad}
     tokenizer = _byte_tokenizer(family.special, **{name: token for name, token in named.items() if token})
     tokenizer.add_special_tokens({"additional_special_tokens": list(family.special)})
     tokenizer.chat_template = family.template
     tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def _byte_tokenizer(special: Sequence[str], **named: str) -> Any:

@@ -21,6 +21,7 @@ LEARNED = {
     "llama 3.2 with pad": (["At 7.<|eot_id|>Gladly.<|eot_id|>"], "<|eot_id|>"),
     "qwen2.5": (["At 7.<|im_end|>Gladly.<|im_end|>"], "<|im_end|>"),
     "qwen3": (["At 7.<|im_end|>", "Gladly.<|im_end|>"], "<|im_end|>"),
+    "qwen3-moe": (["At 7.<|im_end|>", "Gladly.<|im_end|>"], "<|im_end|>"),
     "gemma 2": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
     "gemma 3": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
     "mistral": ([" At 7.</s> Gladly.</s>"], "</s>"),

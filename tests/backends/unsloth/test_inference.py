@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from stages.backends.unsloth.inference import local
 from stages.backends.unsloth.inference.local import LocalPair
 from stages.backends.unsloth.reader import Chat
+from stages.core.cli import UserError
 from stages.dataset.conversations import Conversation, Message
 
 
@@ -80,3 +82,58 @@ def test_the_worst_perturbation_raises_the_loss_and_does_not_depend_on_the_batch
     for row, talk in enumerate(TALKS):
         assert pair.perturbed([talk], tuned, epsilon=2.0).nll[0] == pytest.approx(found[row], rel=0.02)
     assert pair.perturbed(TALKS, tuned, epsilon=1e-6).nll == pytest.approx(clean, rel=0.01)
+
+
+def limited(most, computed):
+    """Doubles up to so many rows at once; memory runs out with more."""
+
+    def compute(rows):
+        if len(rows) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        computed.append(list(rows))
+        return [2 * row for row in rows]
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    "most, parts", [(5, [[0, 1, 2, 3, 4]]), (2, [[0, 1], [2], [3, 4]]), (1, [[0], [1], [2], [3], [4]])]
+)
+def test_a_batch_that_does_not_fit_is_computed_in_parts(most, parts):
+    computed = []
+    found = list(local._fitting([0, 1, 2, 3, 4], limited(most, computed)))
+    assert computed == parts == [part for part, _ in found]
+    assert [double for _, doubles in found for double in doubles] == [0, 2, 4, 6, 8]
+
+
+def test_a_conversation_that_does_not_fit_alone_is_an_error_for_the_user():
+    with pytest.raises(UserError, match="out of memory with one conversation at a time"):
+        list(local._fitting([7, 8], limited(0, [])))
+
+
+def test_other_errors_are_not_mistaken_for_running_out_of_memory():
+    def fail(rows):
+        raise RuntimeError("shapes")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(local._fitting([7, 8], fail))
+
+
+def test_likelihoods_and_answers_are_the_same_in_parts(pair, monkeypatch):
+    expected = pair.likelihoods(TALKS, True), pair.answers(TALKS, True, 3)
+    score, generate = local._score, local.LocalPair._generate
+
+    def few(compute):
+        def run(*given):
+            size = len(given[1].labels) if isinstance(given[1], local._Batch) else len(given[2])
+            if size > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return compute(*given)
+
+        return run
+
+    monkeypatch.setattr(local, "_score", few(score))
+    monkeypatch.setattr(local.LocalPair, "_generate", few(generate))
+    found = pair.likelihoods(TALKS, True), pair.answers(TALKS, True, 3)
+    assert found[0].nll == pytest.approx(expected[0].nll, rel=0.02)
+    assert found[0].tokens.tolist() == expected[0].tokens.tolist() and len(found[1][0]) == 3

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.backends.unsloth.common import memory
 from stages.core import files
-from stages.core.cli import UserError, quiet_libraries, without_banners
+from stages.core.cli import UserError, notice, quiet_libraries, without_banners
 from stages.params import Params
 from stages.params.training import MODULE_SETS
 
@@ -161,12 +161,17 @@ def _modules(wanted: list[str] | str, model: Any) -> list[str] | str:
     ]
     attention = {name for name in linear if _ATTENTION.search(name)}
     chosen = {"all-linear": set(linear), "attention": attention, "mlp": set(linear) - attention}[str(wanted)]
-    if names := {name.rpartition(".")[2] for name in chosen} - _ROUTERS:
-        return sorted(names)
-    raise UserError(
-        f"lora.target_modules: {model.config.model_type} models have no linear layers that belong to {wanted}; choose"
-        f" from {', '.join(sorted({name.rpartition('.')[2] for name in linear}))}"
-    )
+    names = {name.rpartition(".")[2] for name in chosen} - _ROUTERS
+    if not names and wanted == "mlp":
+        # Those of a mixture of experts are one tensor for all experts.
+        names = {name.rpartition(".")[2] for name in attention}
+        notice("finetune: lora.target_modules: this model's mlp has no linear layers, so its attention is trained")
+    if not names:
+        raise UserError(
+            f"lora.target_modules: {model.config.model_type} models have no linear layers that belong to {wanted}; name"
+            " layers that they have"
+        )
+    return sorted(names)
 
 
 def _refuse_unknown_modules(names: Sequence[str], modules: Iterable[str]) -> None:

@@ -272,11 +272,18 @@ def test_sets_of_modules_are_found_where_they_have_other_names():
     assert training_model._modules("mlp", model) == ["gate_up_proj", "w1"]
 
 
-def test_a_model_without_such_modules_is_refused_with_those_that_it_has():
-    model = linear(layers=torch.nn.ModuleList([linear(attn=linear(qkv=None))]))
+def test_where_experts_are_one_tensor_the_attention_is_trained_instead(capsys):
+    model = linear(layers=torch.nn.ModuleList([linear(attn=linear(qkv=None), mlp=linear(router=None))]))
+    assert training_model._modules("mlp", model) == ["qkv"]
+    assert "this model's mlp has no linear layers, so its attention is trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wanted", ["mlp", "attention", "all-linear"])
+def test_a_model_without_linear_layers_in_its_blocks_is_refused(wanted):
+    model = linear(layers=torch.nn.ModuleList([linear()]), lm_head=None)
     model.config = SimpleNamespace(model_type="odd")
-    with pytest.raises(UserError, match="target_modules: odd models have no linear layers.*mlp; choose from qkv$"):
-        training_model._modules("mlp", model)
+    with pytest.raises(UserError, match=f"target_modules: odd models have no linear layers that belong to {wanted}"):
+        training_model._modules(wanted, model)
 
 
 @pytest.mark.parametrize("depth, upper", [(1, [0]), (2, [1]), (5, [2, 3, 4]), (6, [3, 4, 5])])
