@@ -68,7 +68,10 @@ class Chat:
         Raises:
             UserError: it cannot, and why.
         """
-        self.examples(Conversation((_ASKED, _ANSWERED, _ASKED, _ANSWERED)))
+        try:
+            self.examples(Conversation((_ASKED, _ANSWERED, _ASKED, _ANSWERED)))
+        except Exception as error:
+            raise UserError(f"unsloth.model: {_why(error)}") from None
 
     def render(self, conversation: Conversation, upto: int | None = None, answer_next: bool = False) -> str:
         """Render the first `upto` messages; with `answer_next`, add the prefix of the assistant's next message.

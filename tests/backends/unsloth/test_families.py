@@ -147,6 +147,30 @@ def test_tools_that_the_template_does_not_show_are_refused(chat):
 @pytest.mark.parametrize(
     "family, prompt", [("qwen3", "assistant\n<think>\n\n</think>\n\n"), ("smollm3", f"assistant\n{EMPTY}")]
 )
+@pytest.mark.parametrize(
+    "template, message",
+    [
+        ("{{ raise_exception('one turn only') }}", "rejects the conversation: one turn only"),
+        (
+            "{{ messages | length }}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
+            "rewrites earlier turns",
+        ),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "does not end responses with a special token"),
+        # As in distilled DeepSeek R1: the answer follows a reasoning that the data does not have.
+        (
+            "{% for m in messages %}{{ m.role }}{{ m.content }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}assistant<think>{% endif %}",
+            "rewrites earlier turns",
+        ),
+    ],
+)
+def test_a_base_whose_template_cannot_be_trained_on_is_refused_before_there_are_data(chat, template, message):
+    chat = chat("qwen2.5")
+    chat.tokenizer.chat_template = template
+    with pytest.raises(UserError, match=f"^unsloth.model: .*{message}"):
+        chat.check()
+
+
 def test_reasoning_is_off_unless_it_is_asked_for(chat, family, prompt):
     asked = Conversation((POOL,))
     assert chat(family).render(asked, answer_next=True).endswith(prompt)
