@@ -16,7 +16,7 @@ import pytest
 
 from stages.core.paths import CONVERSATIONS, HISTORY, HTML, MEASURES, METRICS, RAW, RUN, SPLITS, TUNED
 from stages.params import read_yaml
-from tests.conftest import ROOT
+from tests.conftest import ROOT, set_params
 from tests.support import bicycle_shop
 from tests.support.commands import STAGES, call, dvc, ran
 from tests.support.openai_server import OpenAIServer
@@ -105,17 +105,18 @@ def test_the_hotel_csv_on_a_hosted_model_beside_the_local_one(clone, monkeypatch
 def test_few_rows_that_teach_a_style_and_no_fact_do_not_count_as_better(clone):
     """The real base, and one epoch over 58 conversations of which each says other facts."""
     bicycle_shop.write(Path("data/local/shop.csv"))
-    settings = ["data.sources.sample.url=data/local/shop.csv", "epochs=1", "evaluate.baselines=[nearest,constant]"]
-    settings += [f"unsloth.{name}={SHIPPED['unsloth'][name]}" for name in ("model", "revision")]
+    base = {f"unsloth__{name}": SHIPPED["unsloth"][name] for name in ("model", "revision", "max_length")}
+    set_params(data__sources__sample__url="data/local/shop.csv", epochs=1, evaluate__max_new_tokens=80, **base)
 
-    def judged(*more):
-        dvc("exp", "run", *(word for setting in (*settings, *more) for word in ("-S", setting)))
+    def judged(**more):
+        set_params(**more)
+        dvc("repro")
         found = json.loads(MEASURES.read_text(encoding="utf-8"))
         assert found["test"]["gain"]["loss"]["value"] < -1 and found["test"]["tuned"]["facts_right"]["value"] == 0
         return found["verdict"]["word"], found["verdict"]["sentence"]
 
     assert judged() == ("too few", "Too few test conversations to judge: 6, where 10 are needed.")
-    word, sentence = judged("split.test=0.2")
+    word, sentence = judged(split__test=0.2)
     assert word == "style only" and sentence.startswith("Style only: facts right in 0 of 12")
 
 
