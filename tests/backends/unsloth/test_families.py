@@ -145,9 +145,6 @@ def test_tools_that_the_template_does_not_show_are_refused(chat):
 
 
 @pytest.mark.parametrize(
-    "family, prompt", [("qwen3", "assistant\n<think>\n\n</think>\n\n"), ("smollm3", f"assistant\n{EMPTY}")]
-)
-@pytest.mark.parametrize(
     "template, message",
     [
         ("{{ raise_exception('one turn only') }}", "rejects the conversation: one turn only"),
@@ -171,6 +168,9 @@ def test_a_base_whose_template_cannot_be_trained_on_is_refused_before_there_are_
         chat.check()
 
 
+@pytest.mark.parametrize(
+    "family, prompt", [("qwen3", "assistant\n<think>\n\n</think>\n\n"), ("smollm3", f"assistant\n{EMPTY}")]
+)
 def test_reasoning_is_off_unless_it_is_asked_for(chat, family, prompt):
     asked = Conversation((POOL,))
     assert chat(family).render(asked, answer_next=True).endswith(prompt)
