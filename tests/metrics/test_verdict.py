@@ -94,3 +94,27 @@ def test_an_interval_that_is_missing_makes_nothing_better():
 
 def test_the_last_rule_always_applies_and_each_is_described():
     assert RULES[-1].applies(replace(GOOD, conversations=0)) and all(rule.when.endswith(".") for rule in RULES)
+
+
+@pytest.mark.parametrize(
+    "baselines, best",
+    [
+        ({"nearest": {"facts_right": 0.3, "chrf": 70.0}, "few_shot": {"facts_right": 0.5, "chrf": 40.0}}, "few_shot"),
+        ({"nearest": {"facts_right": 0.3, "chrf": 40.0}, "few_shot": {"facts_right": 0.3, "chrf": 70.0}}, "few_shot"),
+        ({"nearest": {"facts_right": None, "chrf": 0.5}, "few_shot": {"chrf": 0.6}}, "few_shot"),
+        ({"nearest": {"chrf": 0.1}, "few_shot": {"facts_right": 0.0, "chrf": None}}, "nearest"),
+        ({}, None),
+    ],
+)
+def test_the_best_baseline_has_most_facts_right_and_then_the_best_chrf(baselines, best):
+    assert replace(GOOD, baselines=baselines).best_baseline == best
+
+
+def test_a_look_up_that_does_as_well_is_the_best_of_them():
+    equal = {"facts_right": NOISE, "chrf": NOISE}
+    found = judge(replace(GOOD, over={"constant": equal, "nearest": equal})).sentence
+    assert found.startswith("A look-up does as well: the baseline nearest (facts right in 11 of 26) is not beaten")
+
+
+def test_no_right_answer_is_none():
+    assert GOOD.facts({"facts_right": 0.0}) == GOOD.facts({}) == "0 of 26"
