@@ -23,4 +23,5 @@ def test_freed_memory_is_used_again():
     def faults(first):
         return int(subprocess.run([sys.executable, "-c", FAULTS.format(first)], check=True, capture_output=True).stdout)
 
-    assert faults("memory.keep_freed()") < 100 < 20_000 < faults("")
+    # With huge pages of 2 MiB there are 50 each time.
+    assert faults("memory.keep_freed()") < 25 < faults("")
