@@ -66,8 +66,10 @@ def main() -> None:
     altered = choices.altered(wanted, knobs.seed)
     pair = backends.inference(knobs).pair(knobs)
     models = {name: _model(name, pair, test, wanted, altered, knobs) for name in ("base", "tuned")}
-    again = _answers("base", pair, test, False, knobs) if pair.varies else models["base"].answers
-    spread = changed(models["base"].measures, registry.of_answers(again, wanted))
+    spread = {}
+    if pair.varies:
+        again = _answers("base", pair, test, False, knobs)
+        spread = changed(models["base"].measures, registry.of_answers(again, wanted))
     general, kept = _general(pair)
     baselines = _baselines(pair, test, wanted, knobs)
     results = compare(models, kept, baselines, spread, knobs)

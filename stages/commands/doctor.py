@@ -134,7 +134,7 @@ def _device() -> Diagnosis:
 
 
 def _unused_gpu(text: str) -> Diagnosis:
-    """Why torch does not see the GPU that nvidia-smi stands for: Unsloth refuses to start then."""
+    """Why torch sees no GPU though nvidia-smi is installed: Unsloth refuses to start then."""
     import torch
 
     if torch.version.cuda is None:

@@ -49,9 +49,8 @@ def moved(base: Path, tuned: Path) -> tuple[list[dict[str, Any]], int]:
     before = Weights(base)
     changes = list(_of_adapter(before, tuned) if (tuned / "adapter_config.json").exists() else _of_model(before, tuned))
     rows = [_row(name, change) for name, change in changes if change is not None]
-    return sorted(rows, key=lambda row: (row["layer"] == "", row["layer"] or 0, row["module"])), len(changes) - len(
-        rows
-    )
+    rows.sort(key=lambda row: (row["layer"] == "", row["layer"] or 0, row["module"]))
+    return rows, len(changes) - len(rows)
 
 
 def _row(name: str, change: float) -> dict[str, Any]:
