@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment
 
 from stages import params
-from stages.core import files, revisions, templates
+from stages.core import artifacts, files, revisions, templates
 from stages.core.artifacts import intact, numbers
 from stages.core.cli import UserError, notice, run
 from stages.core.flatten import address, flat, plain, without_credentials
@@ -313,7 +313,7 @@ def _environment() -> Environment:
 def _text(path: Path) -> str:
     try:
         with intact(str(path), _ANEW):
-            return path.read_text(encoding="utf-8")
+            return artifacts.content(path).decode()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro`, which writes it and then this report") from None
 

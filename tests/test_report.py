@@ -109,11 +109,12 @@ def test_lengths_are_shown(project):
 def test_the_inputs_checksums_are_those_that_dvc_recorded(project):
     write_inputs()
     assert all("not recorded" in text for text in outputs())
-    outs = [{"path": path, "md5": f"sum of {path}"} for path in ("data/raw.csv", "models/base", "models/tuned")]
+    sums = {"data/raw.csv": "1" * 32, "models/base": f"{'2' * 32}.dir", "models/tuned": f"{'3' * 32}.dir"}
+    outs = [{"path": path, "md5": md5} for path, md5 in sums.items()]
     files.write_json(Path("dvc.lock"), {"stages": {"all": {"outs": outs}}})
     page, markdown = outputs()
-    assert "sum of data/raw.csv" in page and "sum of models/tuned" in page
-    assert "sum of data/raw.csv" in markdown and "sum of models/base" in markdown and "models/tuned" not in markdown
+    assert sums["data/raw.csv"] in page and sums["models/tuned"] in page
+    assert sums["data/raw.csv"] in markdown and sums["models/base"] in markdown and "models/tuned" not in markdown
 
 
 def test_an_empty_history_gives_no_chart(project):
