@@ -98,8 +98,8 @@ def _is_left(match: re.Match[str]) -> bool:
         # Between tags it is a binding, as Vue and Jinja write it.
         near = match.string[max(0, match.start() - _TAG_NEAR) : match.end() + _TAG_NEAR]
         return words[0][0].isalpha() and not _TAG.search(near)
-    if kind == "angle" and (inner.lower() in _HTML or (inner.islower() and len(words) == 1)):
-        # Usage texts and XML have names of one lower-case word.
+    if kind == "angle" and (inner.lower() in _HTML or (inner.islower() and " " not in inner)):
+        # Usage texts and XML have lower-case names.
         return False
     lower = [word.lower() for word in words]
     return lower[0] in _ASKING and len(words) > 1 or bool(_NOUNS & {*lower[-2:], lower[-1].rstrip("0123456789")})

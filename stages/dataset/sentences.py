@@ -26,6 +26,8 @@ _OPEN = re.compile(
     r"(?:因为|因為|以及|但是|如果|虽然|雖然|或者|并且|並且|而且|由于|由於|(?<![暖温柔平缓饱共附总])和|(?<![参赋给授])与|を|および|または|そして|しかし"
     r"|และ|แต่|เพราะ|โดย|คือ|ເພາະ|ແລະ)$"
 )
+# A name in code, a token or a path, and a line of dashes.
+_CODE = re.compile(r"(?<!\S)\S*[\d_/\\]\S*\w$|---$")
 # Korean sentences end in these syllables, with or without a full stop.
 _KOREAN = re.compile(r"[다요까죠네]$")
 
@@ -37,7 +39,7 @@ def finished(text: str) -> bool:
     others) a text counts as finished unless its last word calls for another.
     """
     end = text.strip()[-_END:]
-    if not end or _FINISHED.search(end) or _KOREAN.search(end):
+    if not any(map(str.isalpha, end)) or _FINISHED.search(end) or _KOREAN.search(end) or _CODE.search(end):
         return True
     if _without_stop(end[-1]):
         return not _OPEN.search(end)

@@ -65,10 +65,9 @@ def _answer(number: int, message: Message, waiting: dict[str, tuple[int, str]]) 
     if identifier is None:
         named = (one for one, (_, name) in waiting.items() if message.name in (None, name))
         identifier = next(named, None)
-    if waiting.pop(str(identifier), None) is None or identifier is None:
-        shown = message.tool_call_id or message.name or ""
-        return "unmatched_result", number, shown, "it answers no call that is open before it"
-    return None
+    if identifier is not None and waiting.pop(identifier, None):
+        return None
+    return "unmatched_result", number, message.tool_call_id or message.name or "", "it answers no call that is open"
 
 
 def _called(number: int, call: dict[str, Any], tools: dict[str, Any] | None) -> Iterator[Fault]:
