@@ -65,7 +65,7 @@ def _answer(number: int, message: Message, waiting: dict[str, tuple[int, str]]) 
     if identifier is None:
         named = (one for one, (_, name) in waiting.items() if message.name in (None, name))
         identifier = next(named, None)
-    if identifier is not None and waiting.pop(identifier, None):
+    if identifier is not None and waiting.pop(identifier, (0, ""))[0]:
         return None
     return "unmatched_result", number, message.tool_call_id or message.name or "", "it answers no call that is open"
 

@@ -178,13 +178,15 @@ def _cell(finding: Finding, what: str, columns: dict[str, str]) -> str | None:
 
 
 def _compared_with(column: str, row: int, signals: pd.DataFrame) -> str | None:
-    """The other row because of which this one is a finding."""
+    """The other row, or the limit, because of which this one is a finding."""
     same = {"conversation_hash": "conversation_hash", "n_responses": "prompt_hash"}.get(column)
     others = (
         signals.index[(signals[same] == signals[same][row]) & (signals.index != row)] if same else signals.index[:0]
     )
     if len(others):
         return f"{'the same' if same == column else 'another response to the same prompt'} as in row {others[0]}"
+    if column == "n_too_long":
+        return f"{signals['n_tokens'][row]:,.0f} tokens, ‹{signals[column][row]:,.0f}› too many"
     if column == "other_language":
         return f"language {signals['language'][row]}, where most rows have {signals['language'].mode().iloc[0]}"
     return None

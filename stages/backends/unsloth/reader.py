@@ -160,7 +160,9 @@ class Chat:
 
         Others are left from the base's pretraining and read like a text's own words, such as `<filename>`.
         """
-        named, template = set(self.tokenizer.all_special_tokens), str(self.tokenizer.chat_template)
+        # Those with a name of their own, such as eos_token; the additional ones are a list.
+        named = {token for token in self.tokenizer.special_tokens_map.values() if isinstance(token, str)}
+        template = str(self.tokenizer.chat_template)
         return [one for one in self.special_tokens if one in named or one in template or not _PLAIN.fullmatch(one)]
 
     @property
