@@ -100,7 +100,8 @@ def plain() -> None:
     import pandas as pd
     from transformers import AutoConfig, AutoTokenizer
 
-    from stages.dataset.detectors import BROKEN, SECRETS, finished
+    from stages.dataset.detectors import BROKEN, SECRETS
+    from stages.dataset.sentences import finished
     from stages.dataset.language import detect
 
     tokenizer = AutoTokenizer.from_pretrained("models/base")

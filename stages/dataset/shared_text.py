@@ -10,7 +10,7 @@ import numpy as np
 
 # Prompts in the sample, and the characters of each that count.
 _SAMPLE = 500
-LENGTH = 10_000
+_LENGTH = 10_000
 # From which share of the prompts on which windows are shared: most prompts share an instruction, and several tasks can
 # have one each, which is longer than what questions about one thing have in common.
 _SHARED = ((0.5, 40), (0.2, 100))
@@ -31,7 +31,7 @@ class Sample:
         if identity in self._kept or (len(self._kept) == _SAMPLE and identity > -self._largest[0]):
             return
         heapq.heappush(self._largest, -identity)
-        self._kept[identity] = prompt[:LENGTH]
+        self._kept[identity] = prompt[:_LENGTH]
         if len(self._kept) > _SAMPLE:
             del self._kept[-heapq.heappop(self._largest)]
 
@@ -52,7 +52,7 @@ class Shared:
 
     def without(self, prompt: str) -> str:
         """The prompt without what is shared; all of it where nothing else is in it, or where it shares nothing."""
-        read = prompt[:LENGTH]
+        read = prompt[:_LENGTH]
         inside = np.zeros(len(read) + 1, np.int64)
         for length, hashes in self._windows.items():
             starts = np.flatnonzero(np.isin(_hashes(read, length), hashes))
@@ -63,7 +63,7 @@ class Shared:
             return prompt
         edges = np.flatnonzero(np.diff(np.r_[True, covered, True]))
         parts = (read[begin:end] for begin, end in edges.reshape(-1, 2).tolist())
-        return "\n".join(part.strip() for part in (*parts, prompt[LENGTH:]) if part.strip()) or prompt
+        return "\n".join(part.strip() for part in (*parts, prompt[_LENGTH:]) if part.strip()) or prompt
 
 
 def _common(prompts: list[str], share: float, length: int) -> np.ndarray:
