@@ -101,8 +101,8 @@ def plain() -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     from stages.dataset.detectors import BROKEN, SECRETS
-    from stages.dataset.sentences import finished
     from stages.dataset.language import detect
+    from stages.dataset.sentences import finished
 
     tokenizer = AutoTokenizer.from_pretrained("models/base")
     special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))
