@@ -53,7 +53,7 @@ def test_equal_runs_give_equal_bytes(train):
 
 def test_conversations_that_the_gate_let_through_stop_the_run_when_they_are_too_long(train):
     error = train(unsloth__max_length=25)
-    assert "of 4 conversations, longer than unsloth.max_length 25" in error and "overlong: drop" in error
+    assert "16 of 16 conversations, longer than unsloth.max_length 25" in error and "overlong: drop" in error
     assert "Traceback" not in error
 
 
