@@ -40,6 +40,15 @@ class Columns(Section):
             raise ValueError("system and system_prompt exclude each other: keep one")
         return self
 
+    @model_validator(mode="after")
+    def _different(self) -> "Columns":
+        if self.user == self.assistant:
+            raise ValueError(
+                f"user and assistant both name '{self.user}', so each answer would repeat its question; name the column"
+                " of the responses as assistant"
+            )
+        return self
+
 
 class Source(Section):
     """One place that data comes from, and its form."""
