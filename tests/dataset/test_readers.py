@@ -136,7 +136,7 @@ def test_the_sign_that_is_most_often_outside_quotes_parts_the_cells(line, sign):
 @pytest.mark.parametrize(
     "raw, header",
     [
-        (b"id;q (short, clear, polite);a\n0;Open?;Yes.\n1;And Sunday, too?;No.\n", ["id", "q (short, clear, polite)", "a"]),
+        (b"id;q (short, clear);a\n0;Open?;Yes.\n1;And Sunday, too?;No.\n", ["id", "q (short, clear)", "a"]),
         (b"q, with reason\ta\n1, 2\tx\n3, 4\ty\n", ["q, with reason", "a"]),
         (b"question|answer; if any\nOpen?|Yes; always\nShut?|No\n", ["question", "answer; if any"]),
         (b"q,a\nOpen; or not?,Yes; always\nShut; or not?,No; never\n", ["q", "a"]),

@@ -24,7 +24,7 @@ SYSTEM = ("system", "system_prompt", "system_instruction", "systemInstruction")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _SYNONYMS = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "client"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "chatbot", "ai", "model", "chatgpt"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatbot", "ai", "model", "chatgpt", "agent", "support"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
@@ -62,8 +62,12 @@ class Chats:
             messages = list(self._messages(said)) if isinstance(said, list) else said
             found["messages"] = self._with_system(record, messages)
         found |= self._options(record)
+        if "messages" not in found:
+            # No metadata is to be named where there is no conversation.
+            self.keys.refuse(record.items())
+        made = msgspec.convert(found, Conversation)
         self.keys.leave(record.items())
-        return msgspec.convert(found, Conversation)
+        return made
 
     def _options(self, record: dict[str, Any]) -> dict[str, Any]:
         given = calls.tools(record.pop("tools", None)) or calls.tools(record.pop("functions", None))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from stages.dataset.formats.records import PYTHON
 from stages.dataset.source import Content
 
 _PAGE = "docs/conversions.md"
@@ -13,6 +14,10 @@ _MARKED = re.compile(r"###\s*(Human|User|Instruction|Assistant)|<\|im_start\|>|\
 
 def _names(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda record: all(name in record for name in names)
+
+
+def _has_python_list(record: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, str) and PYTHON.match(value) is not None for value in record.values())
 
 
 def _has_marked_text(record: Mapping[str, Any]) -> bool:
@@ -25,11 +30,16 @@ _KNOWN: tuple[tuple[str, str, Callable[[Mapping[str, Any]], bool]], ...] = (
     ("an export of Claude", "claude", _names("chat_messages")),
     ("an export of Slack", "slack", _names("type", "text", "ts")),
     ("an export of Zendesk", "zendesk", _names("comments")),
-    ("preferences", "preferences", _names("chosen", "rejected")),
-    ("preferences", "preferences", _names("prompt", "chosen")),
-    ("answers within answers, as in SQuAD", "nested-answers", lambda one: isinstance(one.get("answers"), dict)),
-    ("answers within answers, as in SQuAD", "nested-answers", _names("paragraphs")),
-    ("conversations as one text with markers", "one-text-with-markers", _has_marked_text),
+    ("a set of preferences", "preferences", _names("chosen", "rejected")),
+    ("a set of preferences", "preferences", _names("prompt", "chosen")),
+    (
+        "a set of answers within records, as in SQuAD",
+        "nested-answers",
+        lambda one: isinstance(one.get("answers"), dict),
+    ),
+    ("a set of answers within records, as in SQuAD", "nested-answers", _names("paragraphs")),
+    ("a table with Python lists in its cells", "python-lists-in-a-csv", _has_python_list),
+    ("a set of conversations in one text with markers", "one-text-with-markers", _has_marked_text),
 )
 
 

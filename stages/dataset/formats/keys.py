@@ -53,16 +53,24 @@ class Keys:
         Raises:
             msgspec.ValidationError: one of them changes the conversation.
         """
-        for name, value in extras:
-            if _says_nothing(value):
-                continue
+        for name in self.refuse(extras):
+            full = f"{within}{name}"
+            if name not in self._declared and (full in self._counts or len(self._counts) < _COUNTED):
+                self._counts[full] += 1
+
+    def refuse(self, extras: Iterable[tuple[str, Any]]) -> list[str]:
+        """The names of keys that say something.
+
+        Raises:
+            msgspec.ValidationError: one of them changes the conversation.
+        """
+        names = [name for name, value in extras if not _says_nothing(value)]
+        for name in names:
             if name in CHANGING:
                 raise msgspec.ValidationError(
                     f"The key `{name}` changes the conversation and is never ignored: {CHANGING[name]}"
                 )
-            full = f"{within}{name}"
-            if name not in self._declared and (full in self._counts or len(self._counts) < _COUNTED):
-                self._counts[full] += 1
+        return names
 
     def report(self) -> None:
         """Name what was left out, and how to declare it."""

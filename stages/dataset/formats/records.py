@@ -20,7 +20,7 @@ _HALF = re.compile(
 )
 _HALF_REASON = "the text holds half of a surrogate pair"
 # How Python writes a list of messages, as pandas does into a CSV.
-_PYTHON = re.compile(r"\s*(\[\s*)?\{'")
+PYTHON = re.compile(r"\s*(\[\s*)?\{'")
 _PYTHON_REASON = (
     "the cell is a Python list and not JSON; docs/conversions.md#python-lists-in-a-csv has the lines that convert it"
 )
@@ -70,7 +70,7 @@ def _why(error: Exception, text: str) -> tuple[str, str]:
     # What msgspec says of it depends on its place, and can be that the text is cut off.
     if not isinstance(error, msgspec.ValidationError) and (half := _HALF.search(text)):
         return _HALF_REASON, snippet(text, half.span(1))
-    if not isinstance(error, msgspec.ValidationError) and _PYTHON.match(text):
+    if not isinstance(error, msgspec.ValidationError) and PYTHON.match(text):
         return _PYTHON_REASON, excerpt(text)
     if not (place := _BYTE.search(why)):
         return one_line(why), excerpt(text)

@@ -17,11 +17,11 @@ from stages.dataset.source import Content, Source, Spec, Tried, TriedColumns, Tr
 # What columns are often called, the surest name first.
 _USER = (
     "question", "instruction", "prompt", "query", "user", "human", "customer", "q", "utterance", "problem", "request",
-    "inputs", "input", "message", "usermessage", "source", "frage", "pregunta",
+    "inputs", "input", "message", "usermessage", "source", "frage", "pregunta", "dialogue", "article", "document",
 )  # fmt: skip
 _ASSISTANT = (
     "answer", "response", "output", "completion", "reply", "assistant", "bot", "a", "solution", "agent", "target",
-    "targets", "outputs", "assistantmessage", "answers", "antwort", "respuesta",
+    "targets", "outputs", "assistantmessage", "answers", "antwort", "respuesta", "summary", "highlights",
 )  # fmt: skip
 _CONTEXT = ("context", "input", "passage", "background", "document")
 _SYSTEM = ("system", "systemprompt")

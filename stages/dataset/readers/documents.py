@@ -145,16 +145,17 @@ class _Document:
         Raises:
             UserError: it holds several lists, or a table by its columns.
         """
-        text, lists = self._text, dict[str, int]()
+        text, lists, is_record = self._text, dict[str, int](), False
         for key, value in self._members(at):
             if text.startswith("{", value) and _BY_COLUMN.match(text, value):
                 raise UserError(
                     "the source is a table that pandas wrote by its columns; write it as one record a line:"
                     " pandas.read_json(FILE).to_json('data/local/mine.jsonl', orient='records', lines=True)"
                 )
-            if text.startswith("[", value) and self._holds_records(value):
-                lists[key] = value
-        if _past_space(text, self.at) < len(text) or not lists:
+            if text.startswith("[", value):
+                is_record = is_record or self._holds_messages(value)
+                lists |= {key: value} if self._holds_records(value) else {}
+        if is_record or _past_space(text, self.at) < len(text) or not lists:
             return None
         if len(lists) > 1:
             names = ", ".join(printable(key)[:40] for key in list(lists)[:5])
@@ -175,6 +176,7 @@ class _Document:
                 raise json.JSONDecodeError("Expecting a key and ':'", text, at)
             at = _past_space(text, at + 1)
             yield key, at
+            # Whoever takes the value may have walked through it.
             at = _past_space(text, self._past(at))
             if text[at : at + 1] not in (",", "}"):
                 raise json.JSONDecodeError("Expecting ',' or '}'", text, at)
@@ -189,12 +191,15 @@ class _Document:
             pass
         return self.at
 
+    def _holds_messages(self, at: int) -> bool:
+        """Whether the array's first element is a message."""
+        first = _past_space(self._text, at + 1)
+        return self._text.startswith("{", first) and any(key in _OF_A_MESSAGE for key, _ in self._members(first))
+
     def _holds_records(self, at: int) -> bool:
         """Whether the array's first element is a record: an object that is no message, or a list of messages."""
         first = _past_space(self._text, at + 1)
-        if self._text.startswith("{", first):
-            return not any(key in _OF_A_MESSAGE for key, _ in self._members(first))
-        return self._text.startswith("[", first)
+        return self._text.startswith(("{", "["), first) and not self._holds_messages(at)
 
 
 def _past_space(text: str, at: int) -> int:
