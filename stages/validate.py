@@ -81,7 +81,7 @@ def _columns(data: params.Data) -> dict[str, str]:
     label = {"label": source.label} if source.label else {}
     if not formats.in_records(source):
         named = formats.columns(source)
-        whole = dict.fromkeys(_OF_ALL, " and ".join(named.values()))
+        whole = dict.fromkeys(_OF_ALL, " and ".join(dict.fromkeys(named.values())))
         return {**named, **whole, **{signal: named[role] for signal, role in _OF_ONE.items() if role in named}, **label}
     if readers.container(RAW, source, data.max_bytes) not in ("csv", "xlsx"):
         return {}

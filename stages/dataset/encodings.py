@@ -8,7 +8,7 @@ from stages.core.cli import UserError
 from stages.dataset import language
 
 BINARY = "a binary file"
-UNKNOWN = "an encoding that cannot be told"
+UNKNOWN = "an unknown encoding"
 # Encodings that CSVs are found in; a guess among all that there are is mostly wrong.
 _USUAL = ["utf_8", "utf_16", "cp1252", "cp1250", "cp1251", "shift_jis", "gb18030", "big5", "euc_kr"]
 # Older ones, which are found by the letters of the text's language where the usual ones give none.

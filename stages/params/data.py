@@ -32,12 +32,12 @@ _FORMATS = ", ".join(f"{one.name} ({one.meaning})" for one in formats.REGISTRY.v
 class Columns(Section):
     """Which columns of a table hold what."""
 
-    user: Text | list[Text] = knob(
+    user: list[Text] | Text = knob(
         "Column of the user's message, a list of columns, or a template such as '{question}\\n\\n{context}'. An empty"
         " cell takes the words before it along."
     )
-    assistant: Text | list[Text] = knob("Column of the assistant's response, a list of columns, or a template.")
-    system: Text | list[Text] | None = knob(
+    assistant: list[Text] | Text = knob("Column of the assistant's response, a list of columns, or a template.")
+    system: list[Text] | Text | None = knob(
         "Column of the system prompt, a list, or a template; cells may be empty.", default=None
     )
     system_prompt: Text | None = knob("One system prompt for all rows, in place of a system column.", default=None)
@@ -148,8 +148,8 @@ class Data(Section):
         ReadBy(("download", "parse", "validate"), decides="nothing"),
     )
     sources: dict[str, Source] = knob(
-        "Where data comes from, by name. A source has url, sha256 and format; everything else is optional (see"
-        " docs/params.md). `python -m stages.commands.inspect FILE` writes one.",
+        "Where data comes from, by name; `python -m stages.commands.inspect FILE` writes one. A source has url, sha256"
+        " and format; everything else is optional (see docs/params.md).",
         _READING,
     )
 

@@ -58,21 +58,25 @@ def messages(content: Any, label: str | None, chats: Chats) -> Shaped:
     Raises:
         msgspec.DecodeError: it is not JSON, or no conversation, and where.
     """
+    text = as_json(content)
     with contextlib.suppress(msgspec.ValidationError):
-        record: Any = _read(content, Conversation, label)
-        if not any(message.role == "tool" or message.tool_calls for message in record.messages):
-            refuse_repetition(as_json(content))
-            return _without_label(record), record.label if label else None
-        if _answered(record):
-            refuse_repetition(as_json(content))
-            msgspec.json.decode(as_json(content), type=_Called)
-            return _without_label(record), record.label if label else None
-    return _otherwise(content, label, chats)
+        record: Any = msgspec.json.decode(text, type=_labelled(Conversation, label) if label else Conversation)
+        refuse_repetition(text)
+        if any(message.role == "tool" or message.tool_calls for message in record.messages):
+            _check_calls(text, record)
+        return _without_label(record), record.label if label else None
+    return _otherwise(text, label, chats)
 
 
-def _answered(record: Conversation) -> bool:
-    """Whether all results of tools say which call they answer."""
-    return all(message.tool_call_id is not None for message in record.messages if message.role == "tool")
+def _check_calls(text: str | bytes, record: Conversation) -> None:
+    """Refuse calls in another form, and results of tools that leave open which call they answer.
+
+    Raises:
+        msgspec.ValidationError: there are some.
+    """
+    msgspec.json.decode(text, type=_Called)
+    if any(message.role == "tool" and message.tool_call_id is None for message in record.messages):
+        raise msgspec.ValidationError("a result without tool_call_id")
 
 
 def sharegpt(content: Any, label: str | None, chats: Chats) -> Shaped:
@@ -81,27 +85,24 @@ def sharegpt(content: Any, label: str | None, chats: Chats) -> Shaped:
     Raises:
         msgspec.DecodeError: it is not JSON, or no conversation, and where.
     """
+    text = as_json(content)
     with contextlib.suppress(msgspec.ValidationError):
-        record: Any = _read(content, _ShareGPT, label)
-        refuse_repetition(as_json(content))
+        record: Any = msgspec.json.decode(text, type=_labelled(_ShareGPT, label) if label else _ShareGPT)
+        refuse_repetition(text)
         system = [Message("system", record.system)] if record.system else []
         turns = (Message(_SPEAKERS[turn.speaker], turn.value) for turn in record.conversations)
         return Conversation((*system, *turns)), record.label if label else None
-    return _otherwise(content, label, chats)
+    return _otherwise(text, label, chats)
 
 
-def _otherwise(content: Any, label: str | None, chats: Chats) -> Shaped:
-    value = msgspec.json.decode(as_json(content))
-    refuse_repetition(as_json(content))
+def _otherwise(text: str | bytes, label: str | None, chats: Chats) -> Shaped:
+    value = msgspec.json.decode(text)
+    refuse_repetition(text)
     found = value.pop(label, None) if label and isinstance(value, dict) else None
     conversation = chats.conversation(value)
     # What is no call in OpenAI's form is refused here.
     msgspec.convert({"messages": [{"tool_calls": one.tool_calls} for one in conversation.messages]}, _Called)
     return conversation, found
-
-
-def _read(content: Any, kind: Any, label: str | None) -> Any:
-    return msgspec.json.decode(as_json(content), type=_labelled(kind, label) if label else kind)
 
 
 def _without_label(record: Conversation) -> Conversation:
