@@ -1,6 +1,7 @@
 """The tables of docs/shapes.md and docs/conversions.md, line by line: what is said to be read or converted is."""
 
 import contextlib
+import random
 import re
 import shutil
 
@@ -107,6 +108,24 @@ def test_the_lines_of_the_page_convert_the_file(file, here, tmp_path):
     texts = " ".join(map(str, (conversations.encode(one.conversation) for one in found)))
     assert "Hold the green button for five seconds." in texts and "Yes, rinse it under cold water" in texts
     assert "A first try" not in texts and "Look at this one" not in texts and "No idea" not in texts
+
+
+@pytest.mark.parametrize("file", [*READ, *CONVERTED])
+def test_no_torn_file_of_a_shape_crashes_the_reader(file, tmp_path):
+    rng, path = random.Random(file), tmp_path / "torn"
+    for _ in range(4):
+        raw = bytearray((SHAPES / file).read_bytes())
+        for _ in range(rng.randint(1, 8)):
+            raw[rng.randrange(len(raw))] = rng.choice(b'"\\{}[],\n\x00\xff;')
+        path.write_bytes(raw[: rng.randrange(1, len(raw))] if rng.random() < 0.3 else raw)
+        form = READ.get(file, {}).get("format", "messages")
+        for source in (Tried(format="messages"), Tried(format=form if form not in ("columns", "turns") else "oasst")):
+            try:
+                for one in read(path, source):
+                    assert (one.conversation is None) == bool(one.error)
+                    assert one.error is None or (one.error + one.snippet).isprintable()
+            except UserError as error:
+                assert all(line.isprintable() for line in str(error).splitlines())
 
 
 def test_every_conversion_is_in_the_table():

@@ -81,7 +81,10 @@ def _only(found: zipfile.ZipFile, limit: int, path: Path) -> Any:
         raise UserError(f"{printable(one.filename)} in {path} is {how}; unpack it, and declare the file itself")
     if one.file_size > limit:
         raise too_large(path, limit)
-    return _Member(found.open(one))
+    try:
+        return _Member(found.open(one))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise OSError(str(error)) from None
 
 
 def _is_beside(name: str) -> bool:
