@@ -32,6 +32,7 @@ from stages.dataset.conversations import Conversation
 from stages.dataset.formats import suggest
 from stages.dataset.inspector import Inspector
 from stages.dataset.masking import excerpt, masked
+from stages.dataset.readers import workbooks
 from stages.dataset.source import Tried
 
 # Records that are shown, and that are looked through for findings.
@@ -121,6 +122,10 @@ def _declared(path: Path, source: Tried, limit: int) -> Tried:
     if not rows and source.escape is None:
         return _declared(path, dataclasses.replace(source, escape="backslash"), limit)
     found = suggest.declaration(rows, source)
+    if found is None and source.sheet is None and readers.container(path, source, limit) == "xlsx":
+        # The first sheet is often about the others.
+        tried = [dataclasses.replace(source, sheet=name) for name in workbooks.sheets(path)[1:]]
+        found = next(filter(None, (suggest.declaration(_first(path, one, limit), one) for one in tried)), None)
     if found is None:
         way = suggest.way_out(rows, source)
         seen = "; ".join(excerpt(str(content)) for _, content in rows[:3])

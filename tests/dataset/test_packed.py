@@ -170,8 +170,8 @@ def test_a_spreadsheet_is_bounded(monkeypatch):
 
 def test_a_row_number_beyond_any_sheet_ends(monkeypatch):
     monkeypatch.setattr(workbooks, "_ROW_LIMIT", 1_000)
-    files = {one.filename: zipfile.ZipFile(io.BytesIO(book({"x": [["a"], ["b"]]}))).read(one) for one in
-             zipfile.ZipFile(io.BytesIO(book({"x": [["a"], ["b"]]}))).infolist()}  # fmt: skip
+    with zipfile.ZipFile(io.BytesIO(book({"x": [["a"], ["b"]]}))) as archive:
+        files = {one.filename: archive.read(one) for one in archive.infolist()}
     name = "xl/worksheets/sheet1.xml"
     files[name] = files[name].replace(b'<row r="2"', b'<row r="999999999999"').replace(b'r="A2"', b'r="A999999999999"')
     assert "more than 1,000 rows" in refused(zipped(files))

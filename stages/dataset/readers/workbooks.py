@@ -37,6 +37,18 @@ def rows(file: Any, path: Path, source: Source, limit: int) -> Iterator[tuple[in
     yield from _read(file, path, source)
 
 
+def sheets(path: Path) -> list[str]:
+    """The names of a spreadsheet's sheets; none where it cannot be read."""
+    import openpyxl
+
+    try:
+        with path.open("rb") as file:
+            return [one.title for one in openpyxl.load_workbook(file, read_only=True).worksheets]
+    except Exception:
+        # What is wrong with it is said where its rows are read.
+        return []
+
+
 def _refuse_large(inside: list[zipfile.ZipInfo], path: Path, limit: int) -> None:
     if sum(one.file_size for one in inside) > limit:
         raise too_large(path, limit)
