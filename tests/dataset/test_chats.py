@@ -105,6 +105,7 @@ def test_what_changes_a_conversation_is_never_ignored(value, reason):
     ("alpaca", {"instruction": "Open?", "output": "Yes.", "tools": [{"name": "f"}]}),
     ("prompt_completion", {"prompt": "Open?", "completion": "Yes.", "rejected": "No."}),
     ("prompt_completion", {"prompt": "Open?", "completion": "Yes.", "history": [["a", "b"]]}),
+    ("prompt_completion", {"prompt": "Open?", "completion": "Never.", "label": False}),
     ("sharegpt", {"conversations": [{"from": "human", "value": "Open?"}], "images": ["a.png"]}),
 ])  # fmt: skip
 def test_the_rule_holds_for_all_formats(shape, value):

@@ -29,6 +29,8 @@ CHANGING = {
     **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), _MEDIA),
     "refusal": "move its text to content",
 }
+# In sets of single answers with a verdict each, as KTO takes them.
+_UNDESIRED = "false says that the answer is a bad one; leave such records out, as `jq -c 'select(.label)'` does"
 # Texts that say as much as an empty list.
 _NOTHING = ("", "[]", "{}", "null", "None", "nan", "NaN")
 # Different names that are counted, named, and characters of a name that are shown.
@@ -64,12 +66,16 @@ class Keys:
         Raises:
             msgspec.ValidationError: one of them changes the conversation.
         """
-        names = [name for name, value in extras if not _says_nothing(value)]
-        for name in names:
-            if name in CHANGING:
+        names = []
+        for name, value in extras:
+            if _says_nothing(value):
+                continue
+            advice = _UNDESIRED if name == "label" and value is False else CHANGING.get(name)
+            if advice:
                 raise msgspec.ValidationError(
-                    f"The key `{name}` changes the conversation and is never ignored: {CHANGING[name]}"
+                    f"The key `{name}` changes the conversation and is never ignored: {advice}"
                 )
+            names.append(name)
         return names
 
     def report(self) -> None:
