@@ -211,6 +211,9 @@ def _add(name: str, block: dict[str, Any]) -> None:
                 values["data"]["source"] = name
             params.load(yaml_copy)
             copy.write_bytes(yaml_copy.read_bytes())
+        except UserError as error:
+            # Its first line is about the copy.
+            raise UserError(f"params.yaml is as it was: {'; '.join(str(error).splitlines()[1:])}") from None
         finally:
             yaml_copy.unlink(missing_ok=True)
 
