@@ -72,6 +72,9 @@ def test_a_gzipped_file_may_unpack_to_the_limit_and_no_further():
 
 def test_rows_of_a_csv_are_counted_with_blank_ones_between_them():
     assert rows(b"a,b\n\n\n1,2\n\n") == [(1, ["a", "b"]), (2, []), (3, []), (4, ["1", "2"])]
+    assert rows(b"a,b\n,\n1,2\n,\n,,\n") == [(1, ["a", "b"]), (2, []), (3, ["1", "2"])]
+    # What somebody put into quotes is a record.
+    assert rows(b'a\n""\n1\n""\n') == [(1, ["a"]), (2, [""]), (3, ["1"]), (4, [""])]
 
 
 @pytest.mark.parametrize("count, right", [(10_000, True), (10_001, False)])

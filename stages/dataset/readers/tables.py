@@ -47,7 +47,7 @@ def rows(file: Any, head: bytes, encoding: str, source: Source) -> Iterator[tupl
 
 
 def without_blank_end(numbered: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
-    """The rows, without those at the end that have no text; before another row, such a row is `[]`.
+    """The rows, without those at the end whose cells are all empty; before another row, such a row is `[]`.
 
     A spreadsheet writes rows of nothing but delimiters where cells were emptied.
     """
@@ -55,7 +55,8 @@ def without_blank_end(numbered: Iterable[tuple[int, list[str]]]) -> Iterator[tup
     for number, cells in numbered:
         if len(cells) > COLUMN_LIMIT:
             raise UserError(f"row {number} has {len(cells):,} columns; this is not a table of conversations")
-        if not any(cells):
+        # A single empty cell is in quotes, and a record that is empty.
+        if not any(cells) and len(cells) != 1:
             blank += 1
             continue
         yield from ((before, list[str]()) for before in range(number - blank, number))
