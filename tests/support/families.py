@@ -112,6 +112,8 @@ class Family:
     config: dict[str, Any] = field(default_factory=dict)
 
 
+# What begins and ends a picture, and what takes its place in a text.
+SEEN = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
 _CHATML = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 _TURNS = ("<start_of_turn>", "<end_of_turn>", "<eos>", "<bos>")
 _HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|begin_of_text|>")
@@ -131,6 +133,7 @@ FAMILIES = {
     ),
     "gemma 2": Family("gemma2", GEMMA2, (*_TURNS, "<pad>"), "<eos>", "<bos>", "<pad>"),
     "gemma 3": Family("gemma3_text", GEMMA3, (*_TURNS, "<pad>"), "<eos>", "<bos>", "<pad>"),
+    "gemma 3 vision": Family("gemma3", GEMMA3, (*_TURNS, *SEEN, "<pad>"), "<eos>", "<bos>", "<pad>"),
     "mistral": Family("mistral", MISTRAL, ("<s>", "</s>"), "</s>", "<s>"),
     "phi-3": Family(
         "phi3", PHI3, ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"), "<|endoftext|>"

@@ -155,6 +155,8 @@ class Chat:
     def context(self) -> int:
         """The model's context length in tokens; unlimited if its configuration does not say."""
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        # Models that also see have a configuration for each part.
+        config = config.get("text_config", config)
         return int(config.get("max_position_embeddings") or sys.maxsize)
 
     def examples(self, conversation: Conversation) -> list[Example]:

@@ -24,6 +24,7 @@ LEARNED = {
     "qwen3-moe": (["At 7.<|im_end|>", "Gladly.<|im_end|>"], "<|im_end|>"),
     "gemma 2": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
     "gemma 3": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
+    "gemma 3 vision": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
     "mistral": ([" At 7.</s> Gladly.</s>"], "</s>"),
     "phi-3": (["At 7.<|end|>", "Gladly.<|end|>"], "<|end|>"),
     "phi-4": (["At 7.<|im_end|>Gladly.<|im_end|>"], "<|im_end|>"),

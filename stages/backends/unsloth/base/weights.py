@@ -30,6 +30,8 @@ _TOKENIZER = (
     "merges.txt",
     "added_tokens.json",
     "*.model",
+    # Of models that also see.
+    "*processor_config.json",
 )
 
 
