@@ -126,7 +126,11 @@ def test_rules_about_several_rows_name_all_of_them():
 def signalled(*messages):
     """The signals of one conversation, for a model that reads all as nine tokens."""
     reader = SimpleNamespace(
-        context=100, special_tokens=[], counts=lambda talks: [9] * len(talks), lengths=lambda texts: [9] * len(texts)
+        context=100,
+        special_tokens=[],
+        counts=lambda talks: [9] * len(talks),
+        lengths=lambda texts: [9] * len(texts),
+        left_out=lambda talks: [[] for _ in talks],
     )
     (row,) = Signaller(reader).rows([Record(12, Conversation(messages))])
     return row

@@ -1,1 +1,1 @@
-"""Shared by training and inference."""
+"""Shared by the doors of this backend."""

@@ -64,7 +64,7 @@ class LocalPair:
 
     def perturbed(self, conversations: Sequence[Conversation], tuned: bool, epsilon: float) -> Likelihoods:
         """`likelihoods` with each conversation's embeddings shifted by an L2 norm of `epsilon` along the gradient."""
-        longest = max(len(self.chat.example(one, last_only=True).input_ids) for one in conversations)
+        longest = max(len(self.chat.example(one).input_ids) for one in conversations)
         return self._likelihoods(
             conversations,
             tuned,
@@ -79,7 +79,7 @@ class LocalPair:
         batch_size: int,
         score: Callable[[Any, "_Batch"], torch.Tensor],
     ) -> Likelihoods:
-        examples = [self.chat.example(conversation, last_only=True) for conversation in conversations]
+        examples = [self.chat.example(conversation) for conversation in conversations]
         found = np.zeros((3, len(examples)))
         with self._which(tuned) as model:
             for rows in _batches([len(one.input_ids) for one in examples], batch_size, "loss", tuned):
