@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from stages.backends.unsloth.common.template import ANSWERED, ASKED, Template, called, has_extras
+from stages.backends.unsloth.template import ANSWERED, ASKED, Template, called, has_extras
 from stages.core.cli import UserError
 from stages.core.paths import BASE
 from stages.dataset.conversations import Conversation, Message, ModelReader, without_reasoning

@@ -1,1 +1,1 @@
-"""Shared by the doors of this backend."""
+"""Shared by training and inference."""

@@ -118,7 +118,7 @@ class LocalPair:
         words = _Words(self.chat.tokenizer, on_text)
         with self._which(tuned) as model:
             model.generate(**inputs, generation_config=self._greedy(max_new_tokens), streamer=words)
-        return words.said.strip()
+        return self.chat.spoken(words.ids, prompt)
 
     def _greedy(self, max_new_tokens: int) -> GenerationConfig:
         """Greedy decoding, whatever the base's generation config says (it may sample or penalize repetition)."""
@@ -159,10 +159,15 @@ class _Words(TextStreamer):  # type: ignore[misc]
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], Any]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.said, self._on_text = "", on_text
+        self.ids: list[int] = []
+        self._on_text = on_text
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self.next_tokens_are_prompt:
+            self.ids.extend(value.flatten().tolist())
+        super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.said += text
         self._on_text(text)
 
 
