@@ -134,7 +134,7 @@ class Chat:
         """The model's context length in tokens; unlimited if its configuration does not say."""
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         # Models that also see have a configuration for each part.
-        config = config.get("text_config", config)
+        config = config.get("text_config") or config
         return int(config.get("max_position_embeddings") or sys.maxsize)
 
     def examples(self, conversation: Conversation) -> list[Example]:
@@ -203,7 +203,7 @@ class Chat:
     def _end(self, said: str, message: Message) -> tuple[str, int]:
         """The special token that ends a rendered message, the first after what it says, and where that token ends."""
         # A call's arguments are JSON.
-        words = [without_reasoning(message.text), *called(message), *("}" for _ in called(message))]
+        words = [without_reasoning(message.text).strip(), *called(message), *("}" for _ in called(message))]
         begin = max((said.rfind(word) + len(word) for word in words if word and word in said), default=0)
         places = ((said.find(token, begin), token) for token in self.special_tokens)
         place, end_token = min((found for found in places if found[0] >= 0), default=(0, ""))
@@ -243,14 +243,17 @@ class Chat:
     def spoken(self, ids: Iterable[int], prompt: str = "") -> str:
         """The text of an answer's tokens after `prompt`, without special tokens and without reasoning."""
         ids = list(ids)
-        text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
         whole = self.tokenizer.decode(ids, skip_special_tokens=False)
         if self._channel and self._channel in whole:
             return self._specials.split(whole.rpartition(self._channel)[2])[0].strip()
         if self._channel and self._channel.startswith(tuple(self._specials.findall(whole))):
             return ""
-        unfinished = "<think>" in text or prompt.rstrip().endswith("<think>")
-        return "" if unfinished and "</think>" not in text else without_reasoning(text)
+        # In some tokenizers these are special tokens too.
+        if "</think>" in whole:
+            return self._specials.sub("", without_reasoning(whole)).strip()
+        if "<think>" in whole or prompt.rstrip().endswith("<think>"):
+            return ""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 class _RewrittenError(UserError):
@@ -265,11 +268,10 @@ def _following(asked: str, text: str, message: Message) -> str:
     if text.startswith(asked) or not opened or not text.startswith(asked[: opened.start()]):
         return text
     said = text[opened.start() :]
-    reasoning, found, _ = message.text.rpartition("</think>")
-    reasoning = reasoning.strip().removeprefix("<think>").strip() if found else ""
-    return (
-        text if "</think>" in said else asked + ("" if opened[1] else f"{reasoning}\n</think>\n\n") + said.lstrip("\n")
-    )
+    if "</think>" in said:
+        return text
+    reasoning = message.text.rpartition("</think>")[0].strip().removeprefix("<think>").strip()
+    return asked + ("" if opened[1] else f"{reasoning}\n</think>\n\n") + said.lstrip("\n")
 
 
 def _why(error: Exception) -> str:

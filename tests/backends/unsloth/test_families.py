@@ -212,6 +212,14 @@ def test_what_is_in_other_channels_is_no_part_of_an_answer(chat, text, said):
     assert chat.spoken(ids, chat.render(Conversation((POOL,)), answer_next=True)) == said
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_white_space_around_an_answer_does_not_hide_where_it_ends(chat, family):
+    chat = chat(family)
+    (example,) = chat.examples(Conversation((POOL, Message("assistant", " At 7. \n"))))
+    text = learned(chat, example)
+    assert "At 7." in text and text.endswith(chat.end_token) and text.count(chat.end_token) == 1
+
+
 @pytest.mark.parametrize("family", ["llama 3.1", "gpt-oss", "smollm3", "granite"])
 def test_the_date_that_templates_write_is_always_the_same(chat, family):
     assert "2026" in chat(family).render(ONE)
@@ -228,6 +236,8 @@ def test_the_date_that_templates_write_is_always_the_same(chat, family):
         ("At 7.", f"assistant\n{EMPTY}", "At 7."),
     ],
 )
-def test_reasoning_is_no_part_of_an_answer(chat, text, prompt, said):
+@pytest.mark.parametrize("special", [False, True])
+def test_reasoning_is_no_part_of_an_answer(chat, text, prompt, said, special):
     chat = chat("qwen3")
+    chat.tokenizer.add_tokens(["<think>", "</think>"], special_tokens=special)
     assert chat.spoken(chat.tokenizer(text, add_special_tokens=False)["input_ids"], prompt) == said
