@@ -20,7 +20,8 @@ open(sys.argv[sys.argv.index("--outfile") + 1], "w").write(" ".join([sys.argv[1]
 """
 FAILS = """
 import sys
-open(sys.argv[sys.argv.index("--outfile") + 1], "w").write("half")
+if "--outfile" in sys.argv:
+    open(sys.argv[sys.argv.index("--outfile") + 1], "w").write("half")
 print("INFO: reading", file=sys.stderr)
 sys.exit("Model SomeArch is not supported")
 """
