@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 GOOD = {
     "error": None,
     "label": None,
+    "left_out": None,
     "roles": "sua",
     "n_empty": 0,
     "n_tokens": 20,
@@ -103,6 +104,7 @@ BROKEN = {name: None for name in GOOD} | {"prompt_hash": None, "response_hash": 
         ("email_addresses", "warning", {"email": 1}),
         ("phone_numbers", "warning", {"phone": 1}),
         ("card_numbers", "critical", {"card": 1}),
+        ("no_field_left_out", "warning", {"left_out": "name, tools"}),
         ("api_keys", "critical", {"api_key": 1}),
         ("one_system_prompt", "info", {"system_hash": "t"}),
         ("one_language", "info", {"language": "fr"}),
