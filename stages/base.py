@@ -12,6 +12,9 @@ def main() -> None:
     shutil.rmtree(BASE, ignore_errors=True)
     BASE.mkdir(parents=True)
     notice(f"base: {backends.base(knobs).prepare(knobs)}")
+    if knobs.export.formats:
+        # Before anything is trained or paid.
+        backends.export(knobs).check(knobs)
 
 
 if __name__ == "__main__":

@@ -178,3 +178,17 @@ def test_two_runs_write_the_same_bytes(gate):
         return [path.read_bytes() for path in (VALIDATION, VALIDATION_PAGE, DATA_DOCS, QUARANTINE)]
 
     assert outcome() == outcome()
+
+
+def test_fields_that_the_base_s_template_does_not_write_are_counted_and_calls_that_it_drops_are_refused(gate, capsys):
+    named = (
+        '{"messages": [{"role": "user", "content": "Bar?", "name": "Ann"}, {"role": "assistant", "content": "Yes."}]}'
+    )
+    report = gate([*good_records(18), named])
+    (finding,) = [one for one in report["findings"] if one["rule"] == "no_field_left_out"]
+    assert (finding["severity"], finding["rows"]) == ("warning", 1)
+    assert "row 19, column A: left_out: ‹name›" in capsys.readouterr().out
+    call = {"id": "1", "type": "function", "function": {"name": "book", "arguments": "{}"}}
+    called = {"messages": [{"role": "user", "content": "Book!"}, {"role": "assistant", "tool_calls": [call]}]}
+    with pytest.raises(UserError, match=r"row 19, column A: the model's chat template leaves out the tool_calls of"):
+        gate([*good_records(18), json.dumps(called)])

@@ -117,6 +117,9 @@ class Inference(Protocol):
 class Export(Protocol):
     """export/: the tuned model for other programs."""
 
+    def check(self, knobs: Params) -> None:
+        """Check that the base model can be written in each of `export.formats`, before anything is trained."""
+
     def write(self, knobs: Params, folder: Path, write_card: Callable[[Path], Any]) -> list[str]:
         """Write the tuned model to `folder` in each of `export.formats`; return the formats written.
 

@@ -45,8 +45,8 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
     @property
     def response(self) -> str:
-        """The last message's text: what the model should answer."""
-        return self.messages[-1].text
+        """The last message's text without its reasoning: what the model should answer."""
+        return without_reasoning(self.messages[-1].text)
 
     @property
     def prompt_key(self) -> str:
@@ -57,6 +57,11 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         return "\n".join(
             f"{message.role}:{_plain(message.text)}" for message in self.prompt if message.role != "system"
         )
+
+
+def without_reasoning(text: str) -> str:
+    """An answer's text after its reasoning, which ends with `</think>`; one without reasoning as it is."""
+    return text.rpartition("</think>")[2].strip() if "</think>" in text else text
 
 
 def _plain(text: str) -> str:
@@ -96,6 +101,9 @@ class ModelReader(Protocol):
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Lengths of plain texts in tokens, without what a template adds."""
+
+    def left_out(self, conversations: Sequence[Conversation]) -> Sequence[Sequence[str]]:
+        """The fields of each conversation that the model does not get to see."""
 
     @property
     def special_tokens(self) -> list[str]:

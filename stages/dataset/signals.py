@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("response_hash", pa.string()),
         ("system_hash", pa.string()),
         ("conversation_hash", pa.string()),
+        ("left_out", pa.string()),  # fields that the base model's template does not write; null if there are none
         ("language", pa.string()),  # ISO 639-1; null if the text is too short
         *((name, pa.int8()) for name in NAMES),  # 1 where the content has this fault
         ("faults", pa.map_(pa.string(), pa.string())),  # a masked snippet for each fault; the one column with text
@@ -56,19 +57,28 @@ class Signaller:
         """One row for each record."""
         read = [one.conversation for one in records if one.conversation is not None]
         tokens = iter(self._reader.counts(read))
+        left_out = iter(self._reader.left_out(read))
         responses = iter(self._reader.lengths([_said(one.messages[-1]) if one.messages else "" for one in read]))
         return [
             _none(one.row, one.error or "", one.snippet)
             if one.conversation is None
-            else self._row(one, one.conversation, next(tokens), next(responses))
+            else self._row(one, one.conversation, next(tokens), next(responses), next(left_out))
             for one in records
         ]
 
-    def _row(self, record: Record, conversation: Conversation, tokens: int | str, response: int) -> dict[str, Any]:
+    def _row(
+        self,
+        record: Record,
+        conversation: Conversation,
+        tokens: int | str,
+        response: int,
+        left_out: Sequence[str],
+    ) -> dict[str, Any]:
         if isinstance(tokens, str):
             return _none(record.row, one_line(tokens), excerpt(conversations.encode(conversation).decode()))
         signals = self._signals(conversation, record.label or "", tokens, response)
-        return {"row": record.row, "error": None, "label": record.label, **signals}
+        whole = {"label": record.label, "left_out": ", ".join(left_out) or None}
+        return {"row": record.row, "error": None, **whole, **signals}
 
     def _signals(self, conversation: Conversation, label: str, tokens: int, response: int) -> dict[str, Any]:
         messages, prompt = conversation.messages, conversation.prompt_key

@@ -48,7 +48,8 @@ class Export(Section):
     formats: list[Literal["safetensors", "gguf", "ollama"]] = knob(
         "Forms in which the tuned model is written for other programs: any of safetensors (whole model, 16 bit), gguf"
         " (for llama.cpp) and ollama (GGUF with a Modelfile). Each takes the disk space of the whole model; [] writes"
-        " nothing."
+        " nothing.",
+        ReadBy(("base", "export")),
     )
     gguf_type: Literal["bf16", "f16", "q8_0"] = knob(
         "Number format of the weights in GGUF: bf16, f16, or q8_0 (half the size, slightly less exact)."

@@ -26,7 +26,11 @@ def counts(conversations):
     return [sum(words(message.text) for message in one.messages) for one in conversations]
 
 
-def rows(*conversations, context=100, counts=counts, labels=None):
+def nothing(conversations):
+    return [[] for _ in conversations]
+
+
+def rows(*conversations, context=100, counts=counts, labels=None, left_out=nothing):
     """Signals of each conversation; a text stands for a record that is none, with its error."""
     reader = SimpleNamespace(
         context=context,
@@ -34,6 +38,7 @@ def rows(*conversations, context=100, counts=counts, labels=None):
         control_tokens=["<end>"],
         counts=counts,
         lengths=lambda texts: [words(text) for text in texts],
+        left_out=left_out,
     )
     records = [
         Record(row, None, one, "‹x›") if isinstance(one, str) else Record(row, one, label=label)
@@ -68,6 +73,12 @@ def test_a_conversation_that_the_model_cannot_read_says_why_in_one_line():
     found = row(user("a"), assistant("b"), counts=lambda talks: ["no\nturns"] * len(talks))
     assert found["row"] == 11 and found["error"] == "no\\nturns"
     assert found["faults"]["error"].startswith('{"messages":[{"role":"user","content":"a"}')
+
+
+def test_fields_that_the_model_does_not_get_to_see_are_named_in_their_row():
+    asked, named = Conversation((user("a"), assistant("b"))), Conversation((user("a"), assistant("b", name="Bob")))
+    found = rows(named, "malformed", asked, left_out=lambda talks: [["name", "tools"], []][: len(talks)])
+    assert [one.get("left_out") for one in found] == ["name, tools", None, None]
 
 
 def test_every_signal_is_a_column():

@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 GOOD = {
     "error": None,
     "label": None,
+    "left_out": None,
     "roles": "sua",
     "n_empty": 0,
     "n_tokens": 20,
@@ -114,6 +115,7 @@ BROKEN = {name: None for name in GOOD} | {"prompt_hash": None, "response_hash": 
         ("email_addresses", "warning", {"email": 1}),
         ("phone_numbers", "warning", {"phone": 1}),
         ("card_numbers", "critical", {"card": 1}),
+        ("no_field_left_out", "warning", {"left_out": "name, tools"}),
         ("api_keys", "critical", {"api_key": 1}),
         ("one_system_prompt", "info", {"system_hash": "t"}),
         ("one_language", "info", {"language": "fr"}),
@@ -142,6 +144,7 @@ def signalled(*messages):
         control_tokens=[],
         counts=lambda talks: [9] * len(talks),
         lengths=lambda texts: [9] * len(texts),
+        left_out=lambda talks: [[] for _ in talks],
     )
     (row,) = Signaller(reader).rows([Record(12, Conversation(messages))])
     return row

@@ -31,10 +31,14 @@ UNWATCHED = {
 }
 # Parameters reach a stage as dvc.yaml's params, with their values.
 UNWATCHED |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("stages/params/*.py")}
+READERS = ("parse", "finetune", "evaluate", "export")
 # A stage that watches a file without importing it, by backend: it costs seconds, and no training.
 HARMLESS = {
-    "unsloth": {("base", "stages/backends/openai/base")},
+    "unsloth": {("base", "stages/backends/openai/base"), ("base", "stages/backends/openai/export")},
     "openai": {
+        ("base", "stages/backends/unsloth/export"),
+        # A part of that backend's reader.
+        *((stage, "stages/backends/unsloth/template.py") for stage in ("base", *READERS)),
         ("base", "stages/backends/unsloth/base"),
         ("base", "stages/backends/unsloth/reader.py"),
         ("base", "stages/dataset/conversations.py"),

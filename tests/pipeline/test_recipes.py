@@ -231,6 +231,10 @@ class Words:
         """Words of whole conversations."""
         return [sum(self.lengths([message.text for message in one.messages])) for one in conversations]
 
+    def left_out(self, conversations: Sequence[Conversation]) -> list[list[str]]:
+        """Nothing."""
+        return [[] for _ in conversations]
+
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Words of texts."""
         return [len(text.split()) for text in texts]

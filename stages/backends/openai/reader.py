@@ -60,6 +60,10 @@ class HostedChat:
             total += _MESSAGE + (_NAME if message.name else 0) + sum(self._length(text) for text in texts)
         return total + (self._length(json.dumps(conversation.tools)) if conversation.tools else 0)
 
+    def left_out(self, conversations: Sequence[Conversation]) -> list[list[str]]:
+        """Nothing: the endpoint gets every field."""
+        return [[] for _ in conversations]
+
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Lengths of plain texts in tokens, without the overhead of messages."""
         return [self._length(text) for text in texts]

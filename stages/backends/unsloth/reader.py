@@ -11,15 +11,20 @@ from typing import Any
 
 import msgspec
 
+from stages.backends.unsloth.template import ANSWERED, ASKED, Template, called, has_extras
 from stages.core.cli import UserError
 from stages.core.paths import BASE
-from stages.dataset.conversations import Conversation, Message, ModelReader
+from stages.dataset.conversations import Conversation, Message, ModelReader, without_reasoning
 
 IGNORED = -100
 # A token that is written as a word in angle brackets.
 _PLAIN = re.compile(r"<[a-z_]{3,}>")
-# What a chat template is asked, to see how it writes.
-_ASKED, _ANSWERED = Message("user", "qqq"), Message("assistant", "aaa")
+# The reasoning that a prompt opens, and may close again, for the answer to follow.
+_OPENED = re.compile(r"<think>\s*(</think>\s*)?$")
+# Without these fields a message says nothing.
+_MEANT = {"content", "tool_calls"}
+# A range of characters.
+_Span = tuple[int, int]
 
 
 def load() -> ModelReader:
@@ -72,74 +77,46 @@ class Chat:
             UserError: it cannot, and why.
         """
         try:
-            self.examples(Conversation((_ASKED, _ANSWERED, _ASKED, _ANSWERED)))
+            self.examples(Conversation((ASKED, ANSWERED, ASKED, ANSWERED)))
         except Exception as error:
             raise UserError(f"unsloth.model: {_why(error)}") from None
 
+    @cached_property
+    def _template(self) -> Template:
+        return Template(self.tokenizer)
+
     def render(self, conversation: Conversation, upto: int | None = None, answer_next: bool = False) -> str:
-        """Render the first `upto` messages; with `answer_next`, add the prefix of the assistant's next message.
+        """Render the first `upto` messages; with `answer_next`, add the prefix of the assistant's next message."""
+        first = msgspec.structs.replace(conversation, messages=conversation.messages[:upto])
+        return self._template.render(first, answer_next)
 
-        Raises:
-            UserError: the template drops tools or tool calls, which would teach the model to answer nothing.
-        """
-        messages = conversation.messages[:upto]
-        text = self._written(messages, conversation.tools, answer_next)
-        calls = (call["function"]["name"] for message in messages for call in message.tool_calls or ())
-        if any(name not in text for name in calls):
-            raise UserError("the model's chat template does not support tool calls; choose a model that does")
-        if messages and any(tool["function"]["name"] not in text for tool in conversation.tools or ()):
-            raise UserError("the model's chat template does not show the tools; choose a model that supports them")
-        return text
+    def left_out(self, conversations: Sequence[Conversation]) -> list[list[str]]:
+        """The fields of each conversation that make no difference to what the template writes."""
+        return [self._left_out(one) if has_extras(one) else [] for one in conversations]
 
-    def _written(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None, answer_next: bool = False
-    ) -> str:
-        turns = [_turn(message, self._arguments_are_text) for message in self._placed(messages)]
-        return self._filled(turns, tools, answer_next)
-
-    def _filled(
-        self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None, answer_next: bool = False
-    ) -> str:
-        given = list(tools) if tools else None
-        return str(
-            self.tokenizer.apply_chat_template(turns, tools=given, tokenize=False, add_generation_prompt=answer_next)
-        )
-
-    def _placed(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages with the system's text where the template has a place for it: its own, or the user's message."""
-        if [message.role for message in messages[:2]] != ["system", "user"] or self._takes_system:
-            return messages
-        system, user, *others = messages
-        return (msgspec.structs.replace(user, content=f"{system.text}\n\n{user.text}"), *others)
-
-    @cached_property
-    def _takes_system(self) -> bool:
-        """Whether the template has a place for a system message; Gemma's refuses it, and others leave it out."""
+    def _left_out(self, conversation: Conversation) -> list[str]:
         try:
-            return "sss" in self._filled([{"role": "system", "content": "sss"}, _turn(_ASKED, False)])
-        # Chat templates are third-party code that can raise anything.
+            return sorted({field for field, _ in self._template.unwritten(conversation, self.render(conversation))})
+        # What the template rejects is reported as a whole.
         except Exception:
-            return False
-
-    @cached_property
-    def _arguments_are_text(self) -> bool:
-        """Whether the template wants a tool call's arguments as JSON, and not as the object that it makes JSON of."""
-        call = {"id": "1", "type": "function", "function": {"name": "fff", "arguments": {"kkk": "vvv"}}}
-        try:
-            text = self._filled([_turn(_ASKED, False), {"role": "assistant", "content": "", "tool_calls": [call]}])
-        except Exception:
-            return True
-        return '"kkk"' not in text
+            return []
 
     def counts(self, conversations: Sequence[Conversation]) -> Sequence[int | str]:
-        """Lengths of conversations in tokens, 0 for one without messages; the reason if one cannot be rendered."""
-        texts = [self._rendered(one) for one in conversations]
+        """Lengths of conversations in tokens, 0 for one without messages; the reason if one cannot be learned."""
+        texts = [self._learnable(one) for one in conversations]
         lengths = iter(self.lengths([text for text in texts if isinstance(text, str)]))
         return [next(lengths) if isinstance(text, str) else _why(text) for text in texts]
 
-    def _rendered(self, conversation: Conversation) -> str | Exception:
+    def _learnable(self, conversation: Conversation) -> str | Exception:
+        """The conversation's text, or why it has none, or none that can be learned."""
         try:
-            return self.render(conversation) if conversation.messages else ""
+            if not conversation.messages:
+                return ""
+            text = self.render(conversation)
+            # Otherwise the gate has a finding of its own.
+            if conversation.messages[-1].role == "assistant":
+                self._parts(conversation, text)
+            return text
         # Chat templates are third-party code that can raise anything; only this conversation is affected.
         except Exception as error:
             return error
@@ -169,45 +146,56 @@ class Chat:
     def context(self) -> int:
         """The model's context length in tokens; unlimited if its configuration does not say."""
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        # Models that also see have a configuration for each part.
+        config = config.get("text_config") or config
         return int(config.get("max_position_embeddings") or sys.maxsize)
 
     def examples(self, conversation: Conversation) -> list[Example]:
-        """The conversation as `example` makes it; where the template writes earlier turns otherwise once more follow,
-        an example for each learned message that ends there, as the model will see it.
-
-        Raises:
-            UserError: as for `example`.
-        """
-        try:
-            return [self.example(conversation)]
-        except _RewrittenError:
-            turns = [
-                msgspec.structs.replace(conversation, messages=conversation.messages[: at + 1])
-                for at in _learned(conversation)
-            ]
-            return [self.example(one, last_only=True) for one in turns]
-
-    def example(self, conversation: Conversation, last_only: bool = False) -> Example:
         """Tokenize a conversation and label only its assistant messages, including their end tokens.
 
-        Messages of weight 0 are not labelled. With `last_only`, only the response is, regardless of its weight.
+        Messages of weight 0 are not labelled. Where the template writes earlier turns otherwise once more follow, there
+        is an example for each learned message that ends there, as the model will see it.
 
         Raises:
-            UserError: the template changes earlier turns when more follow, or does not end an assistant message with
-                a special token.
+            UserError: the template leaves out what a message says, writes answers otherwise than the model is asked for
+                them, or does not end them with a special token.
         """
-        text = self.render(conversation)
-        at = [len(conversation.messages) - 1] if last_only else _learned(conversation)
-        spans = [self._span(conversation, index, text) for index in at]
+        return [self._tokenized(*part) for part in self._parts(conversation, self.render(conversation))]
+
+    def example(self, conversation: Conversation) -> Example:
+        """Tokenize a conversation and label only its response, regardless of its weight.
+
+        Raises:
+            UserError: as for `examples`.
+        """
+        return self._tokenized(*self._response(conversation))
+
+    def _tokenized(self, text: str, spans: Sequence[_Span]) -> Example:
         tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = tokens["input_ids"]
         learned = [any(start <= a and b <= end for start, end in spans) and b > a for a, b in tokens["offset_mapping"]]
         return Example(ids, [token if keep else IGNORED for token, keep in zip(ids, learned, strict=True)])
 
-    def _span(self, conversation: Conversation, index: int, text: str) -> tuple[int, int]:
-        """Character range of message `index`, including its end token, in the rendered text."""
+    def _parts(self, conversation: Conversation, text: str) -> list[tuple[str, list[_Span]]]:
+        """The text of each example, and what of it is learned; `text` is that of the whole conversation."""
+        self._refuse_unwritten(conversation, text)
+        learned = [at for at, one in enumerate(conversation.messages) if one.role == "assistant" and one.weight != 0]
+        try:
+            return [(text, [self._span(conversation, at, text) for at in learned])]
+        except _RewrittenError:
+            turns = (conversation.messages[: at + 1] for at in learned)
+            return [self._response(msgspec.structs.replace(conversation, messages=turn)) for turn in turns]
+
+    def _response(self, conversation: Conversation) -> tuple[str, list[_Span]]:
+        last = len(conversation.messages) - 1
+        asked = self.render(conversation, last, answer_next=True)
+        text = _following(asked, self.render(conversation), conversation.messages[last])
+        return text, [self._span(conversation, last, text)]
+
+    def _span(self, conversation: Conversation, index: int, text: str) -> _Span:
+        """Where message `index` is in the rendered text, including its end token."""
         before = self.render(conversation, index, answer_next=True)
-        upto = self.render(conversation, index + 1)
+        upto = text if index == len(conversation.messages) - 1 else self.render(conversation, index + 1)
         if not (upto.startswith(before) and text.startswith(upto)):
             raise _RewrittenError(
                 "the model's chat template rewrites earlier turns, so responses cannot be located; choose another model"
@@ -216,10 +204,20 @@ class Chat:
         _, end = self._end(said, conversation.messages[index])
         return len(before), len(before) + end
 
+    def _refuse_unwritten(self, conversation: Conversation, text: str) -> None:
+        for field, number in self._template.unwritten(conversation, text):
+            if field in _MEANT:
+                role = conversation.messages[number - 1].role
+                raise UserError(
+                    f"the model's chat template leaves out the {field} of message {number} ({role}); remove the"
+                    " conversation, or choose a model whose template writes it"
+                )
+
     def _end(self, said: str, message: Message) -> tuple[str, int]:
         """The special token that ends a rendered message, the first after what it says, and where that token ends."""
-        words = [message.text.strip(), *(call["function"]["name"] for call in message.tool_calls or ())]
-        begin = max((said.rfind(word) + len(word) for word in words if word), default=0)
+        # A call's arguments are JSON.
+        words = [without_reasoning(message.text).strip(), *called(message), *("}" for _ in called(message))]
+        begin = max((said.rfind(word) + len(word) for word in words if word and word in said), default=0)
         places = ((said.find(token, begin), token) for token in self.special_tokens)
         place, end_token = min((found for found in places if found[0] >= 0), default=(0, ""))
         if not end_token:
@@ -229,9 +227,23 @@ class Chat:
     @cached_property
     def end_token(self) -> str:
         """The special token with which the template ends a response; it need not be the tokenizer's own."""
-        asked = (_ASKED,)
-        said = self._written((*asked, _ANSWERED)).removeprefix(self._written(asked, answer_next=True))
-        return self._end(said, _ANSWERED)[0]
+        return self._end(self._said, ANSWERED)[0]
+
+    @cached_property
+    def _said(self) -> str:
+        """What the template writes of a short answer, from where the model is asked for it."""
+        asked = self.render(Conversation((ASKED,)), answer_next=True)
+        return self.render(Conversation((ASKED, ANSWERED))).removeprefix(asked)
+
+    @cached_property
+    def _channel(self) -> str:
+        """The special tokens and words with which an answer begins, and a reasoning does not; most have none."""
+        lead = self._said.partition(ANSWERED.text)[0].strip()
+        return lead if self._specials.match(lead) and not lead.endswith("</think>") else ""
+
+    @cached_property
+    def _specials(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, self.special_tokens)))
 
     @cached_property
     def end_ids(self) -> list[int]:
@@ -243,40 +255,36 @@ class Chat:
 
     def spoken(self, ids: Iterable[int], prompt: str = "") -> str:
         """The text of an answer's tokens after `prompt`, without special tokens and without reasoning."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
-        _, closed, answer = text.rpartition("</think>")
-        if closed:
-            return str(answer.strip())
-        unfinished = "<think>" in text or prompt.rstrip().endswith("<think>")
-        return "" if unfinished else str(text)
+        ids = list(ids)
+        whole = self.tokenizer.decode(ids, skip_special_tokens=False)
+        if self._channel and self._channel in whole:
+            return self._specials.split(whole.rpartition(self._channel)[2])[0].strip()
+        if self._channel and self._channel.startswith(tuple(self._specials.findall(whole))):
+            return ""
+        # In some tokenizers these are special tokens too.
+        if "</think>" in whole:
+            return self._specials.sub("", without_reasoning(whole)).strip()
+        if "<think>" in whole or prompt.rstrip().endswith("<think>"):
+            return ""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 class _RewrittenError(UserError):
     """The template writes earlier turns otherwise once more follow."""
 
 
-def _learned(conversation: Conversation) -> list[int]:
-    """The numbers of the messages that are learned."""
-    return [at for at, one in enumerate(conversation.messages) if one.role == "assistant" and one.weight != 0]
-
-
-def _turn(message: Message, arguments_are_text: bool) -> dict[str, Any]:
-    """The message as templates expect it: content is always a string, unset fields are absent."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.text}
-    extra = {name: getattr(message, name) for name in ("name", "tool_calls", "tool_call_id")}
-    if extra["tool_calls"] and not arguments_are_text:
-        extra["tool_calls"] = [_with_object(call) for call in extra["tool_calls"]]
-    return turn | {name: value for name, value in extra.items() if value is not None}
-
-
-def _with_object(call: dict[str, Any]) -> dict[str, Any]:
-    """A tool call whose arguments are the object that its JSON text says, if it is one."""
-    function = call["function"]
-    try:
-        arguments = json.loads(function["arguments"])
-    except (KeyError, TypeError, ValueError):
-        return call
-    return call | {"function": function | {"arguments": arguments}} if isinstance(arguments, dict) else call
+def _following(asked: str, text: str, message: Message) -> str:
+    """The text with its last message after the reasoning with which the model is asked to begin, where the template
+    leaves that out, as distilled DeepSeek R1's does.
+    """
+    opened = _OPENED.search(asked)
+    if text.startswith(asked) or not opened or not text.startswith(asked[: opened.start()]):
+        return text
+    said = text[opened.start() :]
+    if "</think>" in said:
+        return text
+    reasoning = message.text.rpartition("</think>")[0].strip().removeprefix("<think>").strip()
+    return asked + ("" if opened[1] else f"{reasoning}\n</think>\n\n") + said.lstrip("\n")
 
 
 def _why(error: Exception) -> str:

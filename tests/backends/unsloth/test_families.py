@@ -24,9 +24,12 @@ LEARNED = {
     "qwen3-moe": (["At 7.<|im_end|>", "Gladly.<|im_end|>"], "<|im_end|>"),
     "gemma 2": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
     "gemma 3": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
+    "gemma 3 vision": (["At 7.<end_of_turn>Gladly.<end_of_turn>"], "<end_of_turn>"),
+    "mistral nemo": (["At 7.</s>Gladly.</s>"], "</s>"),
     "mistral": ([" At 7.</s> Gladly.</s>"], "</s>"),
     "phi-3": (["At 7.<|end|>", "Gladly.<|end|>"], "<|end|>"),
     "phi-4": (["At 7.<|im_end|>Gladly.<|im_end|>"], "<|im_end|>"),
+    "phi-4-mini": (["At 7.<|end|>", "Gladly.<|end|>"], "<|end|>"),
     "gpt-oss": (
         ["<|channel|>final<|message|>At 7.<|return|>", "<|channel|>final<|message|>Gladly.<|return|>"], "<|return|>"
     ),
@@ -34,6 +37,7 @@ LEARNED = {
     "olmo 2": (["At 7.<|endoftext|>Gladly.<|endoftext|>"], "<|endoftext|>"),
     "granite": (["At 7.<|end_of_text|>Gladly.<|end_of_text|>"], "<|end_of_text|>"),
     "deepseek": (["At 7.<|eos|>Gladly.<|eos|>"], "<|eos|>"),
+    "deepseek r1 distilled": (["At 7.<|eos|>", "Gladly.<|eos|>"], "<|eos|>"),
 }  # fmt: skip
 
 
@@ -66,7 +70,7 @@ def test_each_answer_is_learned_up_to_the_token_that_ends_it(chat, family):
     assert chat.end_token == end
     answer = texts[0][: texts[0].index(end) + len(end)]
     (single,) = chat.examples(ONE)
-    assert learned(chat, single) == answer == learned(chat, chat.example(ONE, last_only=True))
+    assert learned(chat, single) == answer == learned(chat, chat.example(ONE))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -120,30 +124,6 @@ def test_every_family_can_be_padded(chat, family):
     assert padded["attention_mask"] == [[0, 1], [1, 1]] and padded["input_ids"][0][1] == 3
 
 
-CALL = {"id": "1", "type": "function", "function": {"name": "free_rooms", "arguments": '{"day": "Monday"}'}}
-TOOLS = [{"type": "function", "function": {"name": "free_rooms", "parameters": {}}}]
-CALLING = Conversation((POOL, Message("assistant", tool_calls=[CALL])))
-
-
-@pytest.mark.parametrize(
-    "family, text",
-    [
-        ("qwen2.5", '<tool_call>{"name": "free_rooms", "arguments": {"day": "Monday"}}</tool_call><|im_end|>'),
-        ("deepseek", '<|call|>free_rooms\n{"day": "Monday"}<|eos|>'),
-    ],
-)
-def test_a_call_s_arguments_are_encoded_once(chat, family, text):
-    chat = chat(family)
-    assert learned(chat, chat.example(CALLING)) == text
-
-
-def test_tools_that_the_template_does_not_show_are_refused(chat):
-    shown = Conversation(CALLING.messages[:1], tools=TOOLS)
-    assert "free_rooms" in chat("qwen2.5").render(shown)
-    with pytest.raises(UserError, match="does not show the tools"):
-        chat("deepseek").render(shown)
-
-
 @pytest.mark.parametrize(
     "template, message",
     [
@@ -153,12 +133,6 @@ def test_tools_that_the_template_does_not_show_are_refused(chat):
             "rewrites earlier turns",
         ),
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "does not end responses with a special token"),
-        # As in distilled DeepSeek R1: the answer follows a reasoning that the data does not have.
-        (
-            "{% for m in messages %}{{ m.role }}{{ m.content }}<|im_end|>{% endfor %}"
-            "{% if add_generation_prompt %}assistant<think>{% endif %}",
-            "rewrites earlier turns",
-        ),
     ],
 )
 def test_a_base_whose_template_cannot_be_trained_on_is_refused_before_there_are_data(chat, template, message):
@@ -177,6 +151,80 @@ def test_reasoning_is_off_unless_it_is_asked_for(chat, family, prompt):
     assert chat(family, thinking=True).render(asked, answer_next=True).endswith("<|im_start|>assistant\n")
 
 
+R1 = "<|Assistant|><think>\n"
+THOUGHT = Conversation((POOL, Message("assistant", "<think>\nIt is a pool.\n</think>\n\nAt 7."), THANKS, GLADLY))
+
+
+@pytest.mark.parametrize(
+    "family, thinking, prompt, texts",
+    [
+        ("qwen3", False, "assistant\n<think>\n\n</think>\n\n", ["At 7.<|im_end|>"]),
+        ("qwen3", True, "assistant\n", ["<think>\nIt is a pool.\n</think>\n\nAt 7.<|im_end|>"]),
+        ("smollm3", False, f"assistant\n{EMPTY}", ["At 7.<|im_end|>Gladly.<|im_end|>"]),
+        ("deepseek r1 distilled", False, f"{R1}\n</think>\n\n", ["At 7.<|eos|>", "Gladly.<|eos|>"]),
+        (
+            "deepseek r1 distilled",
+            True,
+            R1,
+            ["It is a pool.\n</think>\n\nAt 7.<|eos|>", "\n</think>\n\nGladly.<|eos|>"],
+        ),
+        ("llama 3.1", False, "\n\n", ["<think>\nIt is a pool.\n</think>\n\nAt 7.<|eot_id|>Gladly.<|eot_id|>"]),
+    ],
+)
+def test_reasoning_in_the_data_is_learned_where_the_model_is_asked_to_reason(chat, family, thinking, prompt, texts):
+    chat = chat(family, thinking)
+    assert chat.render(Conversation((POOL,)), answer_next=True).endswith(prompt)
+    examples = chat.examples(THOUGHT)
+    found = [learned(chat, one) for one in examples]
+    assert found[: len(texts)] == texts
+    # Each is what follows the prompt, and what is left of it as an answer has no reasoning.
+    for example, text in zip(examples[:1], texts, strict=False):
+        assert chat.tokenizer.decode(example.input_ids).startswith(
+            chat.render(Conversation((POOL,)), answer_next=True) + text[:5]
+        )
+    ids = chat.tokenizer(texts[0].partition("Gladly")[0], add_special_tokens=False)["input_ids"]
+    assert chat.spoken(ids, chat.render(Conversation((POOL,)), answer_next=True)) == "At 7."
+    assert THOUGHT.messages[1].text != "At 7." and Conversation(THOUGHT.messages[:2]).response == "At 7."
+
+
+@pytest.mark.parametrize("family", ["qwen3", "smollm3", "deepseek r1 distilled"])
+def test_reasoning_that_is_switched_off_is_nowhere_in_what_is_learned(chat, family):
+    chat = chat(family)
+    assert chat.counts([THOUGHT])[0] > 0
+    assert not any("pool" in chat.tokenizer.decode(one.input_ids) for one in chat.examples(THOUGHT))
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("<|channel|>final<|message|>At 7.<|return|>", "At 7."),
+        (
+            "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>At 7.<|return|>",
+            "At 7.",
+        ),
+        ("<|channel|>analysis<|message|>The pool opens at", ""),
+        ("At 7.<|return|>", "At 7."),
+    ],
+)
+def test_what_is_in_other_channels_is_no_part_of_an_answer(chat, text, said):
+    chat = chat("gpt-oss")
+    ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert chat.spoken(ids, chat.render(Conversation((POOL,)), answer_next=True)) == said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_white_space_around_an_answer_does_not_hide_where_it_ends(chat, family):
+    chat = chat(family)
+    (example,) = chat.examples(Conversation((POOL, Message("assistant", " At 7. \n"))))
+    text = learned(chat, example)
+    assert "At 7." in text and text.endswith(chat.end_token) and text.count(chat.end_token) == 1
+
+
+@pytest.mark.parametrize("family", ["llama 3.1", "gpt-oss", "smollm3", "granite"])
+def test_the_date_that_templates_write_is_always_the_same(chat, family):
+    assert "2026" in chat(family).render(ONE)
+
+
 @pytest.mark.parametrize(
     "text, prompt, said",
     [
@@ -188,6 +236,8 @@ def test_reasoning_is_off_unless_it_is_asked_for(chat, family, prompt):
         ("At 7.", f"assistant\n{EMPTY}", "At 7."),
     ],
 )
-def test_reasoning_is_no_part_of_an_answer(chat, text, prompt, said):
+@pytest.mark.parametrize("special", [False, True])
+def test_reasoning_is_no_part_of_an_answer(chat, text, prompt, said, special):
     chat = chat("qwen3")
+    chat.tokenizer.add_tokens(["<think>", "</think>"], special_tokens=special)
     assert chat.spoken(chat.tokenizer(text, add_special_tokens=False)["input_ids"], prompt) == said

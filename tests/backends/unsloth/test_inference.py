@@ -34,7 +34,7 @@ def pair(base, tmp_path):
 
 def expected(pair, conversation, tuned):
     """Likelihood of the response from a plain forward pass over one conversation, without padding or caches."""
-    example = pair.chat.example(conversation, last_only=True)
+    example = pair.chat.example(conversation)
     with torch.no_grad(), pair._which(tuned) as model:
         logits = model(input_ids=torch.tensor([example.input_ids])).logits[0, :-1].float()
     labels = torch.tensor(example.labels[1:])

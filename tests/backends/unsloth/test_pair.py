@@ -55,7 +55,7 @@ def generated(model, chat, prompt, limit):
 
 def loss(model, chat, talk):
     """Mean loss over the response's tokens, and their number."""
-    example = chat.example(talk, last_only=True)
+    example = chat.example(talk)
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([example.input_ids])).logits[0, :-1].float()
     labels = torch.tensor(example.labels[1:])

@@ -22,19 +22,25 @@ def learned(chat, example):
     return chat.tokenizer.decode([label for label in example.labels if label != IGNORED])
 
 
+def whole(chat, conversation):
+    """The only example of a conversation."""
+    (example,) = chat.examples(conversation)
+    return example
+
+
 def test_each_response_and_its_end_token_are_learned(base):
     chat = Chat.load()
-    assert learned(chat, chat.example(TALK)) == "Yes, at 7.<|im_end|>Gladly.<|im_end|>"
+    assert learned(chat, whole(chat, TALK)) == "Yes, at 7.<|im_end|>Gladly.<|im_end|>"
 
 
 def test_only_the_last_response_is_labelled_on_request(base):
     chat = Chat.load()
-    assert learned(chat, chat.example(TALK, last_only=True)) == "Gladly.<|im_end|>"
+    assert learned(chat, chat.example(TALK)) == "Gladly.<|im_end|>"
 
 
 def test_the_tokens_are_those_of_the_template_with_nothing_appended(base):
     chat = Chat.load()
-    example = chat.example(TALK)
+    example = whole(chat, TALK)
     assert chat.tokenizer.decode(example.input_ids) == chat.render(TALK)
     assert len(example.labels) == len(example.input_ids)
     pairs = zip(example.labels, example.input_ids, strict=True)
@@ -44,7 +50,7 @@ def test_the_tokens_are_those_of_the_template_with_nothing_appended(base):
 def test_a_response_that_quotes_the_prompt_is_located_correctly(base):
     chat = Chat.load()
     echo = Conversation((Message("user", "Say yes."), Message("assistant", "Say yes."), *TALK.messages[3:]))
-    assert learned(chat, chat.example(echo)) == "Say yes.<|im_end|>Gladly.<|im_end|>"
+    assert learned(chat, whole(chat, echo)) == "Say yes.<|im_end|>Gladly.<|im_end|>"
 
 
 @pytest.mark.parametrize(
@@ -58,16 +64,16 @@ def test_a_template_that_cannot_be_trained_on_is_rejected(base, template, messag
     chat = Chat.load()
     chat.tokenizer.chat_template = template
     with pytest.raises(UserError, match=message):
-        chat.example(TALK)
+        whole(chat, TALK)
 
 
 def test_a_message_of_weight_zero_is_not_learned(base):
     chat = Chat.load()
     first = Message("assistant", "Yes, at 7.", weight=0)
     talk = Conversation((*TALK.messages[:2], first, *TALK.messages[3:]))
-    assert learned(chat, chat.example(talk)) == "Gladly.<|im_end|>"
+    assert learned(chat, whole(chat, talk)) == "Gladly.<|im_end|>"
     silent = Conversation((TALK.messages[1], first))
-    assert learned(chat, chat.example(silent)) == "" and learned(chat, chat.example(silent, last_only=True)) != ""
+    assert learned(chat, whole(chat, silent)) == "" and learned(chat, chat.example(silent)) != ""
 
 
 CALL = {"id": "1", "type": "function", "function": {"name": "free_rooms", "arguments": '{"day": "Monday"}'}}
@@ -88,12 +94,12 @@ def test_tool_calls_are_learned_if_the_template_renders_them(base):
         "{{ message['content'] }}",
         "{{ message['content'] }}{% for call in message.tool_calls or [] %}{{ call.function.name }}{% endfor %}",
     )
-    assert learned(chat, chat.example(WITH_TOOLS)) == "free_rooms<|im_end|>Two are free.<|im_end|>"
+    assert learned(chat, whole(chat, WITH_TOOLS)) == "free_rooms<|im_end|>Two are free.<|im_end|>"
 
 
 def test_tool_calls_are_rejected_if_the_template_drops_them(base):
-    with pytest.raises(UserError, match="does not support tool calls"):
-        Chat.load().example(WITH_TOOLS)
+    with pytest.raises(UserError, match=r"leaves out the tool_calls of message 2 \(assistant\)"):
+        Chat.load().examples(WITH_TOOLS)
 
 
 def test_a_conversation_rejected_by_the_template_does_not_affect_others(base):
@@ -105,8 +111,10 @@ def test_a_conversation_rejected_by_the_template_does_not_affect_others(base):
     )
     odd = Conversation(TALK.messages, tools=[{"function": 5}])
     calls, order, tools, first, last = chat.counts([WITH_TOOLS, turn, odd, TALK, TALK])
-    assert first == last == len(chat.example(TALK).input_ids)
-    assert "does not support tool calls" in calls and order.endswith("rejects the conversation: the user begins")
+    assert first == last == len(whole(chat, TALK).input_ids)
+    assert "leaves out the tool_calls of message 2" in calls and order.endswith(
+        "rejects the conversation: the user begins"
+    )
     assert "rejects the conversation" in tools
 
 
@@ -121,7 +129,7 @@ def test_lengths_are_in_tokens_without_special_tokens(base):
     chat = Chat.load()
     # One token per byte; the end token counts as one.
     assert chat.lengths(["ab", "", "a<|im_end|>"]) == [2, 0, 2] and chat.lengths([]) == []
-    assert chat.counts([Conversation(()), TALK]) == [0, len(chat.example(TALK).input_ids)]
+    assert chat.counts([Conversation(()), TALK]) == [0, len(whole(chat, TALK).input_ids)]
 
 
 def test_special_tokens_are_those_marked_as_special_by_the_tokenizer(base):
@@ -181,7 +189,7 @@ def test_a_tokenizer_without_template_or_end_token_is_rejected(base, tmp_path, s
 def test_labels_are_the_tokens_of_the_answer(base):
     chat = Chat.load()
     talk = Conversation((Message("user", "a"), Message("assistant", "bc")))
-    example = chat.example(talk)
+    example = whole(chat, talk)
     # The template renders "assistant", a newline, the two letters, the end token and a newline.
     ids = chat.tokenizer.convert_tokens_to_ids(["b", "c", "<|im_end|>"])
     assert example.labels[-4:] == [*ids, IGNORED] and example.input_ids[-4:-1] == ids

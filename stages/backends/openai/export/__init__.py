@@ -8,6 +8,10 @@ from stages.core.cli import notice
 from stages.params import Params
 
 
+def check(knobs: Params) -> None:
+    """Nothing is written."""
+
+
 def write(knobs: Params, folder: Path, write_card: Callable[[Path], Any]) -> list[str]:
     """Write nothing: there are no local weights."""
     notice("export: nothing to write, because a hosted model cannot leave its service")

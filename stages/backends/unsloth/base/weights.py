@@ -30,6 +30,16 @@ _TOKENIZER = (
     "merges.txt",
     "added_tokens.json",
     "*.model",
+    # Of models that also see.
+    "*processor_config.json",
+)
+
+
+# A chat template, with the reasoning closed that it opens for the next answer.
+_CLOSED = (
+    "{%%- set written %%}%s{%% endset %%}"
+    "{%%- if add_generation_prompt and written.rstrip().endswith('<think>') %%}"
+    "{{- written.rstrip() + '\\n\\n</think>\\n\\n' }}{%%- else %%}{{- written }}{%%- endif %%}"
 )
 
 
@@ -98,15 +108,31 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def set_thinking(folder: Path, enabled: bool) -> None:
-    """Make this the default of the chat template in the folder, if it is one that knows `enable_thinking`."""
+    """Make this the default of the chat template in the folder, if it is that of a model that reasons."""
     from transformers import AutoTokenizer
 
-    template = AutoTokenizer.from_pretrained(folder, local_files_only=True).chat_template
-    if isinstance(template, str) and "enable_thinking" in template:
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        return
+    # transformers prefers this file to a template in the tokenizer's configuration.
+    path = folder / "chat_template.jinja"
+    if "enable_thinking" in template:
         default = f"{{%- set enable_thinking = {str(enabled).lower()} %}}"
-        default = "{%- if enable_thinking is not defined %}" + default + "{%- endif %}"
-        # transformers prefers this file to a template in the tokenizer's configuration.
-        files.write_text(folder / "chat_template.jinja", default + template)
+        files.write_text(path, "{%- if enable_thinking is not defined %}" + default + "{%- endif %}" + template)
+    elif not enabled and _opens_reasoning(tokenizer):
+        files.write_text(path, _CLOSED % template)
+
+
+def _opens_reasoning(tokenizer: Any) -> bool:
+    """Whether the template begins each answer with a reasoning, as that of distilled DeepSeek R1 does."""
+    asked = [{"role": "user", "content": "?"}]
+    try:
+        prompt: str = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    # Chat templates are third-party code that can raise anything; what is wrong is said when it is checked.
+    except Exception:
+        return False
+    return prompt.rstrip().endswith("<think>")
 
 
 def _copy(patterns: tuple[str, ...], source: Path, folder: Path) -> None:

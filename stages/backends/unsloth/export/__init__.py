@@ -6,8 +6,24 @@ from typing import Any
 
 from filelock import FileLock
 
+from stages.backends.unsloth.base import weights_folder
 from stages.core import files
+from stages.core.paths import BASE
 from stages.params import Params
+
+
+def check(knobs: Params) -> None:
+    """Check that the base model can be written in each of `export.formats`, before anything is trained.
+
+    Raises:
+        UserError: it cannot, and why.
+    """
+    from stages.backends.unsloth.export import gguf, ollama
+
+    if "ollama" in knobs.export.formats:
+        ollama.check(BASE)
+    if {"gguf", "ollama"} & set(knobs.export.formats):
+        gguf.check(weights_folder())
 
 
 def write(knobs: Params, folder: Path, write_card: Callable[[Path], Any]) -> list[str]:

@@ -29,13 +29,29 @@ def write(model: Path, path: Path, number_format: str) -> None:
         UserError: the converter cannot be downloaded, or does not support the model or its tokenizer.
     """
     with files.replacing(path) as temporary:
-        command = [sys.executable, str(_converter() / _SCRIPT), str(model), "--outfile", str(temporary)]
-        done = subprocess.run([*command, "--outtype", number_format], capture_output=True, text=True)
-        if verbose():
-            print(done.stdout + done.stderr)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise UserError(f"export.formats: llama.cpp's converter cannot write this model as GGUF: {reason}")
+        _convert(model, "--outfile", str(temporary), "--outtype", number_format)
+
+
+def check(model: Path) -> None:
+    """Let the converter read the model in the folder `model` without writing anything.
+
+    Raises:
+        UserError: as for `write`.
+    """
+    _convert(model, "--dry-run")
+
+
+def _convert(model: Path, *options: str) -> None:
+    command = [sys.executable, str(_converter() / _SCRIPT), str(model), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if verbose():
+        print(done.stdout + done.stderr)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(
+            f"export.formats: llama.cpp's converter cannot write this model as GGUF: {reason}; remove gguf and ollama,"
+            " or choose another unsloth.model"
+        )
 
 
 def _converter() -> Path:

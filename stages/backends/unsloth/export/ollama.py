@@ -94,6 +94,15 @@ def write(model: Path, path: Path, weights: str) -> None:
     files.write_text(path, "\n".join(lines) + "\n")
 
 
+def check(base: Path) -> None:
+    """Look whether the chat template in the folder `base` can become a Modelfile.
+
+    Raises:
+        UserError: it does more than wrap each message.
+    """
+    _trusted(Chat.load(base), ())
+
+
 def _trusted(chat: Chat, talks: Sequence[Conversation]) -> Wrapping:
     try:
         wrapping = Wrapping.of(chat)

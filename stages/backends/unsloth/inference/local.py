@@ -66,7 +66,7 @@ class LocalPair:
 
     def perturbed(self, conversations: Sequence[Conversation], tuned: bool, epsilon: float) -> Likelihoods:
         """`likelihoods` with each conversation's embeddings shifted by an L2 norm of `epsilon` along the gradient."""
-        longest = max(len(self.chat.example(one, last_only=True).input_ids) for one in conversations)
+        longest = max(len(self.chat.example(one).input_ids) for one in conversations)
         return self._likelihoods(
             conversations,
             tuned,
@@ -81,7 +81,7 @@ class LocalPair:
         batch_size: int,
         score: Callable[[Any, "_Batch"], torch.Tensor],
     ) -> Likelihoods:
-        examples = [self.chat.example(conversation, last_only=True) for conversation in conversations]
+        examples = [self.chat.example(conversation) for conversation in conversations]
         found = np.zeros((3, len(examples)))
         with self._which(tuned) as model:
             lengths = [len(one.input_ids) for one in examples]
@@ -121,7 +121,7 @@ class LocalPair:
         words = _Words(self.chat.tokenizer, on_text)
         with self._which(tuned) as model:
             model.generate(**inputs, generation_config=self._greedy(max_new_tokens), streamer=words)
-        return words.said.strip()
+        return self.chat.spoken(words.ids, prompt)
 
     def _greedy(self, max_new_tokens: int) -> GenerationConfig:
         """Greedy decoding, whatever the base's generation config says (it may sample or penalize repetition)."""
@@ -162,10 +162,15 @@ class _Words(TextStreamer):  # type: ignore[misc]
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], Any]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.said, self._on_text = "", on_text
+        self.ids: list[int] = []
+        self._on_text = on_text
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self.next_tokens_are_prompt:
+            self.ids.extend(value.flatten().tolist())
+        super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.said += text
         self._on_text(text)
 
 

@@ -15,7 +15,7 @@ from stages.params import Params
 
 _BACKEND = Path(__file__).parents[1]
 _CODE = (
-    *(_BACKEND / name for name in ("training", "base", "common", "reader.py")),
+    *(_BACKEND / name for name in ("training", "base", "common", "reader.py", "template.py")),
     Path(conversations.__file__),
 )
 

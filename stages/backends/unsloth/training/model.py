@@ -93,8 +93,12 @@ def load(base: Path, knobs: Params) -> Trainable:
     )
     if knobs.method == "qlora" and not getattr(model, "is_loaded_in_4bit", False):
         raise UserError("method: qlora: bitsandbytes cannot load this model in 4 bit on this machine; choose lora")
+    # A model that also sees comes with a processor.
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    beyond = _beyond_text(model)
     if knobs.method != "full":
-        model = _adapted(model, knobs)
+        model = _adapted(model, knobs, beyond)
+    _freeze(model, beyond)
     _set_attention_dropout(model, knobs.attention_dropout)
     _widen(model)
     return Trainable(model, tokenizer, _micro_batches(model, tokenizer, knobs), optimizer.groups(model, knobs))
@@ -115,12 +119,35 @@ def _checkpointing(knobs: Params) -> str | bool:
     return "unsloth" if knobs.gradient_checkpointing else False
 
 
-def _adapted(model: Any, knobs: Params) -> Any:
+def _beyond_text(model: Any) -> list[str]:
+    """Names of the outermost modules that text does not reach, such as a vision tower."""
+    text = (model.get_decoder(), model.get_output_embeddings())
+    inside = _dotted(name for name, module in model.named_modules() if any(module is one for one in text))
+    beyond: list[str] = []
+    for name, _ in model.named_modules():
+        around = not name or any(one.startswith(f"{name}.") for one in inside)
+        if not around and not f"{name}.".startswith((*inside, *_dotted(beyond))):
+            beyond.append(name)
+    return beyond
+
+
+def _dotted(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in names)
+
+
+def _freeze(model: Any, names: Sequence[str]) -> None:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name in names:
+        inner.get_submodule(name).requires_grad_(False)
+
+
+def _adapted(model: Any, knobs: Params, beyond: Sequence[str]) -> Any:
     from unsloth import FastLanguageModel
 
     lora = knobs.lora
     layers = _layers(lora.layers_to_transform, model.config.get_text_config().num_hidden_layers)
-    modules = _modules(lora.target_modules, model)
+    modules = _modules(lora.target_modules, model, beyond)
+    without = {"exclude_modules": rf"({'|'.join(map(re.escape, beyond))})\..+"} if beyond else {}
     try:
         adapted = FastLanguageModel.get_peft_model(
             model,
@@ -135,6 +162,7 @@ def _adapted(model: Any, knobs: Params) -> Any:
             use_dora=knobs.method == "dora",
             use_gradient_checkpointing=_checkpointing(knobs),
             random_state=knobs.seed,
+            **without,
         )
     except ValueError as error:
         # peft found no match for a pattern, or cannot adapt the type of layer.
@@ -146,19 +174,18 @@ def _adapted(model: Any, knobs: Params) -> Any:
     return adapted
 
 
-def _modules(wanted: list[str] | str, model: Any) -> list[str] | str:
-    """The names of the linear layers in the model's blocks that a set means, without a mixture's router; or what is
-    wanted by name or pattern.
+def _modules(wanted: list[str] | str, model: Any, beyond: Sequence[str] = ()) -> list[str] | str:
+    """The names of the linear layers in the model's blocks that a set means, without a mixture's router and without
+    what text does not reach; or what is wanted by name or pattern.
     """
     import torch
 
+    reached = [(name, one) for name, one in model.named_modules() if not f"{name}.".startswith(_dotted(beyond))]
     if isinstance(wanted, list):
-        _refuse_unknown_modules(wanted, [name for name, _ in model.named_modules()])
+        _refuse_unknown_modules(wanted, [name for name, _ in reached])
     if wanted not in MODULE_SETS:
         return wanted
-    linear = [
-        name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and _IN_BLOCK.search(name)
-    ]
+    linear = [name for name, one in reached if isinstance(one, torch.nn.Linear) and _IN_BLOCK.search(name)]
     attention = {name for name in linear if _ATTENTION.search(name)}
     chosen = {"all-linear": set(linear), "attention": attention, "mlp": set(linear) - attention}[str(wanted)]
     names = {name.rpartition(".")[2] for name in chosen} - _ROUTERS

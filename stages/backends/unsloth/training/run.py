@@ -120,6 +120,8 @@ def _arguments(folder: Path, steps: int, knobs: Params, fresh: bool) -> Any:
         torch_empty_cache_steps=None,
         logging_nan_inf_filter=False,
         padding_free=False,
+        # A mixture's router loss depends on how a batch is split, and is no part of what the reports call loss.
+        router_aux_loss_coef=0.0,
         learning_rate=knobs.lr,
         weight_decay=knobs.weight_decay,
         optim=knobs.optim,

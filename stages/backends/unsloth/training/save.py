@@ -11,6 +11,8 @@ from stages.params import Params
 # These start from the base's weights, so they are saved as the difference from their start.
 _FROM_WEIGHTS = ("pissa", "olora")
 _START = "start"
+# Training sets them in the model's configuration.
+_ROUTER_LOSS = ("output_router_logits", "router_aux_loss_coef")
 
 
 def keep_start(model: Any, kept: Path, knobs: Params) -> None:
@@ -44,8 +46,12 @@ def _write_model(best: Path, folder: Path, config: Any) -> None:
     """Write in the base's dtype: full training keeps its weights in float32."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    dtype = AutoConfig.from_pretrained(config._name_or_path, local_files_only=True).dtype
-    AutoModelForCausalLM.from_pretrained(best, dtype=dtype, local_files_only=True).save_pretrained(folder)
+    of_base = AutoConfig.from_pretrained(config._name_or_path, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(best, dtype=of_base.dtype, local_files_only=True)
+    for name in _ROUTER_LOSS:
+        if hasattr(of_base.get_text_config(), name):
+            setattr(model.config.get_text_config(), name, getattr(of_base.get_text_config(), name))
+    model.save_pretrained(folder)
 
 
 def _normalize(path: Path, base: str) -> None:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from stages.backends.unsloth.training.optimizer import layer_of, plain
 
-_SEES = re.compile(r"vision|visual|image", re.IGNORECASE)
+_SEES = re.compile(r"vision|visual|image|multi_modal|audio", re.IGNORECASE)
 _TIED = {"lm_head.weight": "model.embed_tokens.weight"}
 
 
@@ -62,7 +62,8 @@ def _row(name: str, change: float) -> dict[str, Any]:
 
 def _of_model(before: Weights, tuned: Path) -> Iterator[tuple[str, float | None]]:
     after = Weights(tuned)
-    for name in after:
+    # What text does not reach is not trained.
+    for name in (name for name in after if not _SEES.search(name)):
         base = _base(before, name)
         weight = after[name]
         yield name, None if base is None or base.shape != weight.shape else _relative(weight - base, base)
