@@ -3,6 +3,7 @@
 import datetime
 import os
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 from stages.backends.openai.base import models
 from stages.backends.openai.base.client import endpoint
@@ -14,9 +15,13 @@ _ANSWER_SECONDS = 5.0
 
 
 def model(knobs: Params) -> Diagnosis:
-    """Check that the model has not been shut down."""
+    """Check that the model has not been shut down, as far as known here: for OpenAI's own address."""
     name = knobs.openai.model
-    end = models.shut_down(name)
+    try:
+        end = models.shut_down(name, endpoint(knobs))
+    except UserError:
+        # The check of the endpoint reports it.
+        end = None
     if end and end <= datetime.date.today():
         return Diagnosis(f"{name} was shut down by OpenAI on {end}", "see docs/hosted-models.md", needed=False)
     return Diagnosis(f"{name}, hosted" + (f"; OpenAI will shut it down on {end}" if end else ""))
@@ -34,7 +39,8 @@ def _endpoint(knobs: Params) -> Diagnosis:
 
     try:
         url = endpoint(knobs)
-        status = httpx.get(f"{url}/models", timeout=_ANSWER_SECONDS).status_code
+        parts = urlsplit(url)
+        status = httpx.get(parts._replace(path=f"{parts.path}/models").geturl(), timeout=_ANSWER_SECONDS).status_code
     except UserError as error:
         return Diagnosis(str(error), "fix openai.base_url or OPENAI_BASE_URL")
     except (httpx.HTTPError, httpx.InvalidURL) as error:

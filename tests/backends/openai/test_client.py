@@ -149,7 +149,7 @@ def test_each_error_is_described_in_one_sentence(error, message, monkeypatch):
 def test_a_key_repeated_by_the_service_is_not_shown(monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     text = client.describe(status(401, body={"message": "Incorrect key sk-secret."}), URL)
-    assert "sk-secret" not in text and "Incorrect key •••." in text
+    assert "sk-secret" not in text and "Incorrect key •••)" in text
 
 
 def test_without_a_key_the_message_is_unchanged(monkeypatch):
