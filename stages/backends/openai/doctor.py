@@ -3,10 +3,9 @@
 import datetime
 import os
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
 
 from stages.backends.openai.base import models
-from stages.backends.openai.base.client import endpoint
+from stages.backends.openai.base.client import below, endpoint
 from stages.core.cli import UserError
 from stages.core.diagnosis import Diagnosis
 from stages.params import Params
@@ -39,8 +38,7 @@ def _endpoint(knobs: Params) -> Diagnosis:
 
     try:
         url = endpoint(knobs)
-        parts = urlsplit(url)
-        status = httpx.get(parts._replace(path=f"{parts.path}/models").geturl(), timeout=_ANSWER_SECONDS).status_code
+        status = httpx.get(below(url, "/models"), timeout=_ANSWER_SECONDS).status_code
     except UserError as error:
         return Diagnosis(str(error), "fix openai.base_url or OPENAI_BASE_URL")
     except (httpx.HTTPError, httpx.InvalidURL) as error:

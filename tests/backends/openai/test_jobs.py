@@ -104,7 +104,7 @@ def test_a_new_job_is_requested_once_with_the_order(order, service, capsys):
     # The price is checked before any upload, and the SDK does not retry paid requests.
     assert asked == [0] and service.retries == [0, 0, 0]
     assert (
-        json.loads(order.state.read_text()) == {"job": job.id, "guarantee": "any machine"}
+        json.loads(order.state.read_text()) == {"job": job.id, "model": order.model, "guarantee": "any machine"}
         and "created job job0" in capsys.readouterr().out
     )
 
@@ -126,7 +126,7 @@ def test_a_saved_job_that_no_longer_exists_is_looked_for_in_the_lists(order, ser
     order.state.write_text('{"job": "gone"}')
     service.listed = [made("mine", fingerprint=order.fingerprint)]
     assert run(service, order)[0].id == "mine" and "job gone no longer exists at" in capsys.readouterr().out
-    assert json.loads(order.state.read_text()) == {"job": "mine"}
+    assert json.loads(order.state.read_text()) == {"job": "mine", "model": order.model}
 
 
 def test_a_saved_job_is_not_given_up_if_the_service_fails(order, service):
@@ -208,7 +208,7 @@ def test_of_two_machines_jobs_the_first_wins_and_the_later_one_is_cancelled(orde
     service.faults["upload"] = [meanwhile]
     job, _ = run(service, order)
     assert job.id == kept and [one[1] for one in service.asked if one[0] == "cancel"] == ["job1"]
-    assert json.loads(order.state.read_text()) == {"job": kept, "guarantee": "any machine"}
+    assert json.loads(order.state.read_text()) == {"job": kept, "model": order.model, "guarantee": "any machine"}
     assert f"another machine created job {kept} first; cancelled job1" in capsys.readouterr().out
 
 

@@ -18,8 +18,6 @@ from stages.params import Params
 
 RECORD = BASE / "base.json"
 
-# The key of a job's metadata that names its training, see training/order.py.
-FINGERPRINT = "fingerprint"
 # A job that does not exist, to see whether the endpoint has jobs at all.
 _NO_JOB = "ftjob-none"
 # How many jobs are looked through for one of a model that is no longer served.
@@ -97,14 +95,15 @@ def _about_no_job(client: openai.OpenAI) -> str | None:
 
 
 def _was_tuned(client: openai.OpenAI, model: str) -> bool:
-    """Whether a job of this project tuned the model before it was shut down."""
+    """Whether a job tuned the model before it was shut down, as the service or this machine knows."""
     try:
         jobs = itertools.islice(listed(client.fine_tuning.jobs.list(limit=100)), _MOST_JOBS)
-        return any(
-            field(job, "model", str) == model and FINGERPRINT in (field(job, "metadata", dict) or {}) for job in jobs
-        )
+        if any(field(job, "model", str) == model for job in jobs):
+            return True
     except openai.OpenAIError:
-        return False
+        pass
+    states = (json.loads(path.read_text(encoding="utf-8")) for path in files.state_dir("openai").glob("*.json"))
+    return any(state.get("model") == model and state.get("job") for state in states)
 
 
 def _not_served(model: str, url: str, error: openai.APIStatusError) -> str:

@@ -123,6 +123,12 @@ def _wrap_arrays(response: Any) -> None:
         response._content = b'{"object": "list", "has_more": false, "data": ' + content + b"}"
 
 
+def below(url: str, path: str) -> str:
+    """The address of something at the service."""
+    parts = urlsplit(url)
+    return parts._replace(path=f"{parts.path}{path}").geturl()
+
+
 @contextmanager
 def readable_errors(url: str) -> Iterator[None]:
     """Turn the SDK's errors into a UserError that names the endpoint and the cause.

@@ -29,4 +29,4 @@ def pair(knobs: Params) -> ModelPair:
     record = json.loads(_TUNED_RECORD.read_text(encoding="utf-8"))
     budget = Budget(Prices.read(record["prices"]), knobs.openai.max_cost_usd, record["price_usd"] or 0.0)
     models = record["base"], record["model"]
-    return HostedPair(connect(url), url, *models, knobs.evaluate.batch_size, knobs.seed, budget)
+    return HostedPair(lambda: connect(url), url, *models, knobs.evaluate.batch_size, knobs.seed, budget)

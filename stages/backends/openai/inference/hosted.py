@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -38,7 +39,8 @@ class Budget:
 class HostedPair:
     """The base model, if the service chats with it, and the tuned model behind an endpoint."""
 
-    client: openai.OpenAI
+    # Called when the first answer is missing: whoever has all of them needs no key.
+    connect: Callable[[], openai.OpenAI]
     endpoint: str
     base: str | None
     tuned: str
@@ -47,6 +49,11 @@ class HostedPair:
     budget: Budget
     used: dict[str, list[Answer]] = field(default_factory=dict)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def client(self) -> openai.OpenAI:
+        """The connection to the service."""
+        return self.connect()
 
     def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
         """Return the greedy answer to each prompt, and how many were truncated at `max_new_tokens`.
@@ -60,7 +67,10 @@ class HostedPair:
         requests = [self._request(conversation, model, max_new_tokens) for conversation in conversations]
         cache = AnswerCache(self.endpoint, model)
         missing = [one for one, request in zip(conversations, requests, strict=True) if cache.get(request) is None]
-        self._check_cost(missing, tuned, max_new_tokens)
+        if missing:
+            self._check_cost(missing, tuned, max_new_tokens)
+            # Here rather than in many threads at once.
+            _ = self.client
         with ExitStack() as stack:
             stack.enter_context(readable_errors(self.endpoint))
             pool = stack.enter_context(ThreadPoolExecutor(self.parallel))
@@ -82,9 +92,12 @@ class HostedPair:
         return self.base
 
     def _check_cost(self, missing: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> None:
-        limit, price = self.budget.limit, self.price(missing, tuned, max_new_tokens) if missing else 0.0
+        limit = self.budget.limit
+        if limit is None:
+            return
+        price = self.price(missing, tuned, max_new_tokens)
         answered = sum(self._cost(kind, answers).get("price_usd", 0.0) for kind, answers in self.used.items())
-        if limit is not None and price is not None and self.budget.spent + answered + price > limit:
+        if price is not None and self.budget.spent + answered + price > limit:
             raise UserError(
                 f"openai.max_cost_usd: {len(missing)} answers of the {'tuned' if tuned else 'base'} model cost about"
                 f" ${price:.2f}, after ${self.budget.spent + answered:.2f} for training and other answers; the limit is"

@@ -11,7 +11,7 @@ from openai.types.fine_tuning import FineTuningJob
 from stages import params
 from stages.backends.openai.base import RECORD, endpoint_of, require_served
 from stages.backends.openai.base.client import connect, readable_errors
-from stages.backends.openai.base.replies import field, number
+from stages.backends.openai.base.replies import Optional, field, number
 from stages.backends.openai.common import prices
 from stages.backends.openai.common.prices import Plan, Prices
 from stages.backends.openai.reader import HostedChat
@@ -45,8 +45,9 @@ def finetune(knobs: Params, log: Log) -> Result:
         require_served(knobs.openai.model)
         prices.check(_plan(knobs, tokens, examples), paid, url, knobs.openai)
 
-    job = jobs.find_or_create(client, order, before_paying)
-    job = follow(client, order, job, knobs.openai.timeout, knobs.openai.poll_seconds)
+    offers = Optional()
+    job = jobs.find_or_create(client, order, before_paying, offers)
+    job = follow(client, order, job, knobs.openai.timeout, knobs.openai.poll_seconds, offers)
     jobs.save(order, job.id)
     with readable_errors(url):
         name, step = results.model(client, job, knobs.openai.checkpoint, knobs.openai.chat_model)

@@ -23,14 +23,21 @@ _LONGEST = 500
 _PASSING = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
 
 
-def follow(client: openai.OpenAI, order: Order, job: FineTuningJob, hours: float, poll_seconds: float) -> FineTuningJob:
+def follow(
+    client: openai.OpenAI,
+    order: Order,
+    job: FineTuningJob,
+    hours: float,
+    poll_seconds: float,
+    offers: Optional | None = None,
+) -> FineTuningJob:
     """Wait until the job has succeeded; print its events and show a progress bar.
 
     Raises:
         UserError: the job failed or was cancelled, the timeout expired, or the endpoint rejects requests.
         KeyboardInterrupt: on Ctrl-C, after printing how to reconnect to the job or cancel it.
     """
-    begin, offers, notice_once, unnamed = time.monotonic(), Optional(), _NoticeOnce(), 0
+    begin, offers, notice_once, unnamed = time.monotonic(), offers or Optional(), _NoticeOnce(), 0
     try:
         with tqdm(desc="openai", unit="step", disable=None) as bar:
             events = Events(client, job.id, bar, offers)

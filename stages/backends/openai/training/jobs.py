@@ -19,11 +19,10 @@ from filelock import FileLock, Timeout
 from openai.types.fine_tuning import FineTuningJob
 from platformdirs import user_state_path
 
-from stages.backends.openai.base import FINGERPRINT
-from stages.backends.openai.base.client import describe, may_have_run, message, readable_errors
+from stages.backends.openai.base.client import below, describe, may_have_run, message, readable_errors
 from stages.backends.openai.base.replies import Optional, field, number
 from stages.backends.openai.training import guarantee, status, uploads
-from stages.backends.openai.training.order import Order
+from stages.backends.openai.training.order import FINGERPRINT, Order
 from stages.core import files
 from stages.core.cli import UserError, notice
 from stages.core.paths import RUN
@@ -37,13 +36,15 @@ _LOCK_SECONDS = 300
 _JOB_ID = re.compile(r"[\w.:-]{1,200}")
 
 
-def find_or_create(client: openai.OpenAI, order: Order, before: Callable[[], None]) -> FineTuningJob:
+def find_or_create(
+    client: openai.OpenAI, order: Order, before: Callable[[], None], offers: Optional | None = None
+) -> FineTuningJob:
     """Return the order's existing job, or create one after calling `before`.
 
     Raises:
         UserError: the endpoint is unreachable, rejects the request, or leaves unknown whether it created the job.
     """
-    offers = Optional()
+    offers = offers or Optional()
     with _locked(order), readable_errors(order.endpoint):
         job = find(client, order, offers) or _await_lost(client, order, offers)
         if job is None:
@@ -259,14 +260,15 @@ def _cancel(client: openai.OpenAI, order: Order, later: str, oldest: str) -> Non
 
 
 def save(order: Order, job: str) -> None:
-    """Record the order's job, and keep what is known of the endpoint's guarantee."""
+    """Record the order's job and model, and keep what is known of the endpoint's guarantee."""
     known = order.saved().get("guarantee")
-    files.write_json(order.state, {"job": job} | ({"guarantee": known} if known else {}))
+    files.write_json(order.state, {"job": job, "model": order.model} | ({"guarantee": known} if known else {}))
 
 
 def curl(order: Order, path: str, method: str = "") -> str:
     """A command that asks the service about the order's jobs."""
-    return f'curl {method}{order.endpoint}/fine_tuning/jobs{path} -H "Authorization: Bearer $OPENAI_API_KEY"'
+    url = below(order.endpoint, f"/fine_tuning/jobs{path}")
+    return f'curl {method}{url} -H "Authorization: Bearer $OPENAI_API_KEY"'
 
 
 def cancelling(order: Order, job: str) -> str:

@@ -10,6 +10,9 @@ from stages.core import files
 from stages.core.paths import SPLITS
 from stages.params import Params
 
+# The key of a job's metadata that names its training.
+FINGERPRINT = "fingerprint"
+
 
 @dataclass(frozen=True)
 class Order:
