@@ -19,6 +19,8 @@ def _json(values: dict[str, Any]) -> dict[str, Any]:
     for key in values:
         if key in _OWN_KEYS:
             raise ValueError(f"'{key}' is set by its own parameter; remove it here")
+    if not isinstance(values.get("hyperparameters", {}), dict):
+        raise ValueError("'hyperparameters' must be a section, such as {lora: true}")
     try:
         json.dumps(values, allow_nan=False)
     except (TypeError, ValueError):

@@ -31,7 +31,7 @@ UNWATCHED = {
 UNWATCHED |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("stages/params/*.py")}
 # A stage that watches a file without importing it, by backend: it costs seconds, and no training.
 HARMLESS = {
-    "unsloth": {("base", "stages/backends/openai/base")},
+    "unsloth": {("base", "stages/backends/openai/base"), ("evaluate", "stages/core/revisions.py")},
     "openai": {
         ("base", "stages/backends/unsloth/base"),
         ("base", "stages/backends/unsloth/reader.py"),

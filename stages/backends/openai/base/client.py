@@ -15,7 +15,6 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 import openai
 
 from stages.core.cli import UserError
-from stages.core.text import printable
 from stages.params import Params
 
 _KEY = "OPENAI_API_KEY"
@@ -194,7 +193,12 @@ def message(error: openai.OpenAIError) -> str:
     """The endpoint's own message in one line, whether it is OpenAI's, FastAPI's, plain text or a page."""
     found = _said(getattr(error, "body", None)) or str(error)
     # What follows it here has punctuation of its own.
-    return printable(" ".join(found.split()))[:_MESSAGE].rstrip(" .,;:")
+    return one_line(found).rstrip(" .,;:")
+
+
+def one_line(text: str, limit: int = _MESSAGE) -> str:
+    """The first `limit` characters of a service's text, in one line and without what a terminal would obey."""
+    return "".join(sign for sign in " ".join(text.split()) if sign.isprintable())[:limit]
 
 
 def _said(body: Any) -> str:

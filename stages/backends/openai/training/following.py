@@ -8,12 +8,11 @@ import openai
 from openai.types.fine_tuning import FineTuningJob
 from tqdm import tqdm
 
-from stages.backends.openai.base.client import describe
+from stages.backends.openai.base.client import describe, one_line
 from stages.backends.openai.base.replies import Optional, field, listed, number
 from stages.backends.openai.training import jobs, status
 from stages.backends.openai.training.order import Order
 from stages.core.cli import UserError, notice
-from stages.core.text import printable
 
 _LAST_EVENTS = 5
 # How often a job that has succeeded is asked for the name of its model, which some services add a moment later.
@@ -47,7 +46,7 @@ def follow(
                     events.show()
                 except _PASSING as error:
                     notice_once(f"openai: {describe(error, order.endpoint)}. Still waiting for {job.id}")
-                outcome, raw = status.outcome(job), printable(status.of(job))
+                outcome, raw = status.outcome(job), one_line(status.of(job))
                 if not status.is_documented(raw):
                     notice_once(f"openai: {job.id} has the status '{raw}', which OpenAI's API lacks; {_TAKEN[outcome]}")
                 if outcome == "succeeded":
@@ -141,7 +140,7 @@ class Events:
                 self._bar.total = number(data, "total_steps")
                 self._bar.update((number(data, "step") or 0) - self._bar.n)
             elif said := field(event, "message", str):
-                self.messages.append(printable(said)[:_LONGEST])
+                self.messages.append(one_line(said, _LONGEST))
                 tqdm.write(f"openai: {self.messages[-1]}")
 
     def _is_old(self, event: Any) -> bool:
@@ -161,7 +160,7 @@ def _until(events: Iterable[Any], is_old: Callable[[Any], bool]) -> Iterator[Any
 
 
 def _failure(job: FineTuningJob, messages: list[str]) -> str:
-    error = printable(status.error_of(job))[:_LONGEST]
-    first = f"job {job.id} is {printable(status.of(job))}{f': {error}' if error else ''}"
+    error = one_line(status.error_of(job), _LONGEST)
+    first = f"job {job.id} is {one_line(status.of(job))}{f': {error}' if error else ''}"
     lines = [first, *messages[-_LAST_EVENTS:]]
     return "\n".join([*lines, "it is not resubmitted; fix the cause, or increase openai.attempt by one"])

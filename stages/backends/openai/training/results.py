@@ -10,10 +10,9 @@ from typing import Any
 import openai
 from openai.types.fine_tuning import FineTuningJob
 
-from stages.backends.openai.base.client import describe, message, not_offered
+from stages.backends.openai.base.client import describe, message, not_offered, one_line
 from stages.backends.openai.base.replies import field, listed, number
 from stages.core.cli import UserError, notice
-from stages.core.text import printable
 
 Row = dict[str, Any]
 _AUTO = "auto"
@@ -61,7 +60,7 @@ def _from_file(client: openai.OpenAI, file: str) -> list[Row]:
             raise ValueError("no step has a training loss")
     except (openai.OpenAIError, UnicodeDecodeError, ValueError, TypeError, csv.Error) as error:
         notice(
-            f"openai: cannot read the result file {printable(file)} ({type(error).__name__}); using the job's events"
+            f"openai: cannot read the result file {one_line(file)} ({type(error).__name__}); using the job's events"
             " instead"
         )
         return []
