@@ -326,6 +326,9 @@ class WithoutBase(Known):
     def likelihoods(self, test, tuned):
         return None
 
+    def price(self, test, tuned, max_new_tokens):
+        return 0.0
+
 
 def test_a_base_that_cannot_be_asked_is_left_out_of_everything(evaluated, capsys):
     set_params(evaluate__baselines=["few_shot", "constant"], evaluate__max_cost_usd=None)

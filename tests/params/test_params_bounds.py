@@ -115,8 +115,9 @@ def refused(**changes):
 
 def leaves(values, prefix=""):
     for key, value in values.items():
-        if isinstance(value, dict) and not prefix and key in SHIPPED:
-            yield from leaves(value, f"{key}.")
+        is_section = not prefix or f"{prefix}{key}" == "openai.prices"
+        if isinstance(value, dict) and is_section:
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key
 
