@@ -27,6 +27,8 @@ def pair(knobs: Params) -> ModelPair:
         )
     url = endpoint_of(_TUNED_RECORD, knobs)
     record = json.loads(_TUNED_RECORD.read_text(encoding="utf-8"))
-    budget = Budget(Prices.read(record["prices"]), knobs.openai.max_cost_usd, record["price_usd"] or 0.0)
+    # Records of older versions have no prices.
+    prices = Prices.read(record.get("prices", {"source": "unknown prices"}))
+    budget = Budget(prices, knobs.openai.max_cost_usd, record.get("price_usd") or 0.0)
     models = record["base"], record["model"]
     return HostedPair(lambda: connect(url), url, *models, knobs.evaluate.batch_size, knobs.seed, budget)
