@@ -3,7 +3,8 @@
 `reports/metrics.json` has the few numbers that `dvc exp show` lists, `reports/eval/measures.json` all measures with
 their intervals, and `reports/slices.json` the same for each label of the data. `reports/eval/predictions.jsonl` has
 every answer with its scores, `reports/eval/general.jsonl` what the base answers to general prompts and its loss before
-and after, and `reports/eval/run.json` what varies by nature.
+and after, and `reports/eval/run.json` what varies by nature. `reports/eval/answers.jsonl` keeps the answers of hosted
+models, from which the evaluation is repeated when these are gone.
 """
 
 import json
@@ -17,10 +18,11 @@ import msgspec
 import numpy as np
 
 from stages import backends, params
-from stages.backends.protocol import ModelPair
+from stages.backends.protocol import ModelPair, UnavailableError
 from stages.core import files
 from stages.core.cli import notice, run
 from stages.core.paths import (
+    ANSWERS,
     EVAL_RUN,
     GENERAL,
     MEASURES,
@@ -65,7 +67,7 @@ def main() -> None:
     wanted = expected(test)
     altered = choices.altered(wanted, knobs.seed)
     pair = backends.inference(knobs).pair(knobs)
-    models = {name: _model(name, pair, test, wanted, altered, knobs) for name in ("base", "tuned")}
+    models = _models(pair, test, wanted, altered, knobs)
     spread = {}
     if pair.varies:
         again = _answers("base", pair, test, False, knobs)
@@ -73,21 +75,47 @@ def main() -> None:
     general, kept = _general(pair)
     baselines = _baselines(pair, test, wanted, knobs)
     results = compare(models, kept, baselines, spread, knobs)
-    found = judge(results, len(test), models["base"].measures["facts_right"].count, knobs)
+    found = judge(results, len(test), models["tuned"].measures["facts_right"].count, knobs)
     _write_predictions(test, models, baselines)
     _write_general(general, kept)
-    _write_measures(found, results, models["base"].measures)
+    _write_measures(found, results, models["tuned"].measures)
     labels = json.loads(TEST_LABELS.read_text(encoding="utf-8"))
     files.write_json(SLICES, slices(labels, models["base"].measures, models["tuned"].measures, spread, knobs))
     seconds = round(time.perf_counter() - begin, 1)
     run_facts = {"date": time.strftime("%Y-%m-%d"), "seconds": seconds, "spread": spread, **pair.facts()}
     files.write_json(EVAL_RUN, run_facts)
+    _write_lines(ANSWERS, pair.kept)
     notice(f"evaluated {len(test)} conversations. {found.sentence}")
 
 
 def expected(test: Sequence[Conversation]) -> list[Expected]:
     """What the answers are compared with."""
     return [Expected(one.response, tuple(message.text for message in one.prompt)) for one in test]
+
+
+def _models(
+    pair: ModelPair,
+    test: list[Conversation],
+    wanted: Sequence[Expected],
+    altered: Sequence[list[str]],
+    knobs: params.Params,
+) -> dict[str, Answered]:
+    """Both models; a base that cannot be asked has no answers, and measures in which no conversation counts."""
+    try:
+        base = _model("base", pair, test, wanted, altered, knobs)
+    except UnavailableError as error:
+        notice(f"base: left out, because {error}")
+        base = None
+    tuned = _model("tuned", pair, test, wanted, altered, knobs)
+    return {"base": base or _unanswered(tuned), "tuned": tuned}
+
+
+def _unanswered(tuned: Answered) -> Answered:
+    nothing = np.zeros(len(tuned.answers))
+    return Answered(
+        [""] * len(tuned.answers),
+        {name: Mean(nothing, nothing, mean.finish) for name, mean in tuned.measures.items()},
+    )
 
 
 def _model(
@@ -178,8 +206,11 @@ def _baselines(
             answers[name] = look_up.constant(test)
         else:
             prompts, tuned = look_up.with_examples(test), name == "tuned_few_shot"
-            if _affordable(name, pair, prompts, tuned, knobs):
-                answers[name] = _answers(name, pair, prompts, tuned, knobs)
+            try:
+                if _affordable(name, pair, prompts, tuned, knobs):
+                    answers[name] = _answers(name, pair, prompts, tuned, knobs)
+            except UnavailableError as error:
+                notice(f"{name}: left out, because {error}")
     return {name: Answered(found, registry.of_answers(found, wanted)) for name, found in answers.items()}
 
 
@@ -284,16 +315,16 @@ def _among(measures: Measures, chosen: np.ndarray) -> Measures:
     return {name: mean.among(chosen) for name, mean in measures.items()}
 
 
-def _write_measures(found: Verdict, results: dict[str, Any], base: Measures) -> None:
+def _write_measures(found: Verdict, results: dict[str, Any], tuned: Measures) -> None:
     splits = json.loads(SPLIT_REPORT.read_text(encoding="utf-8"))
-    counts = {name: splits[name]["conversations"] for name in SPLITS} | {"with_facts": base["facts_right"].count}
-    if "loss" in base:
-        counts["test_tokens"] = int(base["loss"].weights.sum())
+    counts = {name: splits[name]["conversations"] for name in SPLITS} | {"with_facts": tuned["facts_right"].count}
+    if "loss" in tuned:
+        counts["test_tokens"] = int(tuned["loss"].weights.sum())
     train = json.loads(TRAIN_METRICS.read_text(encoding="utf-8"))
     outcome = {"word": found.word, "sentence": found.sentence}
     files.write_json(MEASURES, {"verdict": outcome, **results, "train": train, "counts": counts})
-    tuned = _values(results["test"]["tuned"])
-    shown = {name: tuned.get(name) for name in _SHOWN} | {"validation_loss": train.get("validation_loss")}
+    values = _values(results["test"]["tuned"])
+    shown = {name: values.get(name) for name in _SHOWN} | {"validation_loss": train.get("validation_loss")}
     few = {name: value for name, value in shown.items() if value is not None}
     files.write_json(METRICS, {"verdict": found.word, **few})
 

@@ -65,6 +65,7 @@ def evaluated(project, monkeypatch):
             likelihoods=likelihoods,
             price=lambda *_: 0.0,
             varies=False,
+            kept=[],
             perturbed=lambda *_: None,
             facts=dict,
         )

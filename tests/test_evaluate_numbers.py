@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from stages import backends, evaluate, params
-from stages.backends.protocol import Likelihoods
+from stages.backends.protocol import Likelihoods, UnavailableError
 from stages.core import files
+from stages.core.paths import ANSWERS as KEPT
 from stages.core.paths import (
     EVAL_RUN,
     GENERAL,
@@ -25,6 +26,7 @@ from stages.dataset import conversations
 from stages.dataset.conversations import Conversation, Message
 from stages.metrics import general_prompts, intervals
 from stages.metrics.intervals import Bootstrap, Mean
+from stages.reporting import predictions
 from tests.conftest import ROOT, set_params
 
 KNOBS = params.load(ROOT / "params.yaml")
@@ -44,6 +46,7 @@ class Known:
     """A pair of models with known answers; `cut` is how many of them are cut. It records what it is asked."""
 
     varies = False
+    kept = ()
 
     def __init__(self, cut=(0, 0)):
         self.cut, self.asked = cut, []
@@ -308,3 +311,38 @@ def test_answers_that_are_the_same_each_time_are_not_asked_for_again(evaluated):
     evaluated(pair := Known())
     assert [what for what, *_ in pair.asked].count("answers") == 2
     assert json.loads(EVAL_RUN.read_text())["spread"] == {}
+
+
+class WithoutBase(Known):
+    """A pair whose base cannot be asked."""
+
+    kept = ({"request": "0", "answer": {"text": "abcd"}},)
+
+    def answers(self, test, tuned, max_new_tokens):
+        if not tuned:
+            raise UnavailableError("it was shut down")
+        return super().answers(test, tuned, max_new_tokens)
+
+    def likelihoods(self, test, tuned):
+        return None
+
+    def price(self, test, tuned, max_new_tokens):
+        return 0.0
+
+
+def test_a_base_that_cannot_be_asked_is_left_out_of_everything(evaluated, capsys):
+    set_params(evaluate__baselines=["few_shot", "constant"], evaluate__max_cost_usd=None)
+    SPLITS["train"].parent.mkdir(parents=True)
+    conversations.write_jsonl(SPLITS["train"], TEST)
+    found = evaluated(WithoutBase())
+    out = capsys.readouterr().out
+    assert (
+        "base: left out, because it was shut down\n" in out and "few_shot: left out, because it was shut down\n" in out
+    )
+    assert values(found["test"]["tuned"])["exact_match"] == 0.3333 and found["counts"]["with_facts"] == 1
+    assert set(values(found["test"]["base"]).values()) == set(values(found["test"]["gain"]).values()) == {None}
+    (constant,) = found["baselines"].values()
+    assert constant["gain"]["chrf"]["value"] is not None
+    lines = predictions.read(PREDICTIONS.read_text(), "predictions")
+    assert {line["base"] for line in lines} == {""} and lines[0]["tuned"] == "abcd"
+    assert json.loads(KEPT.read_text()) == WithoutBase.kept[0]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stages.core.cli import UserError
 from stages.core.diagnosis import Diagnosis
 from stages.dataset.conversations import Conversation, Message, ModelReader
 from stages.params import Params
@@ -56,15 +57,27 @@ class Likelihoods:
     tokens: np.ndarray
 
 
+class UnavailableError(UserError):
+    """A model cannot be asked, or no more."""
+
+
 class ModelPair(Protocol):
     """The base model and the tuned model."""
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """The answers so far, to be kept for when the models cannot be asked; none of models that are in models/."""
 
     @property
     def varies(self) -> bool:
         """Whether greedy answers may differ when they are repeated, and can be repeated at no price."""
 
     def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
-        """Return the greedy answer to each prompt, and how many were truncated at `max_new_tokens`."""
+        """Return the greedy answer to each prompt, and how many were truncated at `max_new_tokens`.
+
+        Raises:
+            UnavailableError: the model cannot be asked.
+        """
 
     def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
         """Estimate the most that `answers` would cost, in US dollars; None if unknown."""

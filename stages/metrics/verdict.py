@@ -44,6 +44,11 @@ class Evidence:
         return self.with_facts >= FEWEST
 
     @property
+    def is_compared(self) -> bool:
+        """Whether any measure of answers has a difference: a hosted base may answer no more."""
+        return any(self.gain[name]["value"] is not None for name in _ANSWERS if name in self.gain)
+
+    @property
     def forgets(self) -> bool:
         """Whether the loss on general prompts rose by more than is allowed, and not within noise."""
         rise = self.gain.get("retention", {}).get("value")
@@ -135,6 +140,12 @@ RULES = (
         f"Fewer than {FEWEST} test conversations.",
         lambda evidence: evidence.conversations < FEWEST,
         lambda evidence: f"Too few test conversations to judge: {evidence.conversations}, where {FEWEST} are needed.",
+    ),
+    Rule(
+        "unproven",
+        "The base could not be asked, as a hosted one that was shut down.",
+        lambda evidence: not evidence.is_compared,
+        lambda evidence: f"Unproven: {evidence.against} was not measured. Fine-tuning has {_figures(evidence)}.",
     ),
     Rule(
         "worse",

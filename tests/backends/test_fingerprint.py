@@ -38,7 +38,7 @@ DECIDES = {
     },
     "openai": {
         "seed", "epochs", "batch_size", "openai.model", "openai.base_url", "openai.learning_rate_multiplier",
-        "openai.suffix", "openai.attempt",
+        "openai.hyperparameters", "openai.extra_body", "openai.suffix", "openai.attempt",
     },
 }  # fmt: skip
 # Where the data comes from (the splits' content counts), and what happens to a trained model.
@@ -48,17 +48,23 @@ BEFORE_AND_AFTER = {
     "evaluate.epsilon", "evaluate.baselines", "evaluate.max_cost_usd", "verdict.retention",
     "export.formats", "export.gguf_type", "review.regressions",
 }  # fmt: skip
+# How a hosted model is asked, and what that costs.
+NAMES_AND_PRICES = {
+    "openai.chat_model", "openai.base_chat_model", "openai.prices.training", "openai.prices.base_input",
+    "openai.prices.base_output", "openai.prices.tuned_input", "openai.prices.tuned_output",
+}  # fmt: skip
 DECIDES_NOT = {
     "unsloth": BEFORE_AND_AFTER | {
         # How often it is checkpointed.
         "checkpoint.every",
         # The other backend's.
         "openai.model", "openai.base_url", "openai.learning_rate_multiplier", "openai.suffix", "openai.checkpoint",
-        "openai.attempt", "openai.max_cost_usd", "openai.timeout", "openai.poll_seconds",
+        "openai.attempt", "openai.max_cost_usd", "openai.timeout", "openai.poll_seconds", "openai.hyperparameters",
+        "openai.extra_body", *NAMES_AND_PRICES,
     },
     "openai": BEFORE_AND_AFTER | {
         # Which checkpoint is used, the price limit, and how long to wait.
-        "openai.checkpoint", "openai.max_cost_usd", "openai.timeout", "openai.poll_seconds",
+        "openai.checkpoint", "openai.max_cost_usd", "openai.timeout", "openai.poll_seconds", *NAMES_AND_PRICES,
         # Not supported by the service; the other backend has its own fingerprint.
         *(DECIDES["unsloth"] - {"seed", "epochs", "batch_size"}), "checkpoint.every",
     },

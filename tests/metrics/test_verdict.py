@@ -118,3 +118,12 @@ def test_a_look_up_that_does_as_well_is_the_best_of_them():
 
 def test_no_right_answer_is_none():
     assert GOOD.facts({"facts_right": 0.0}) == GOOD.facts({}) == "0 of 26"
+
+
+def test_without_a_measured_base_nothing_is_proven():
+    nothing = {"value": None, "low": None, "high": None}
+    alone = replace(GOOD, gain=dict.fromkeys(GOOD.gain, nothing))
+    assert judge(alone).word == "unproven" and "the base was not measured" in judge(alone).sentence
+    assert judge(replace(alone, conversations=9)).word == "too few"
+    # Where no reference has facts, their measures have no value, and the others decide.
+    assert judge(replace(GOOD, gain={**GOOD.gain, "facts_right": nothing})).word != "unproven"

@@ -1,6 +1,7 @@
 """What each parameter takes: the last allowed and the first refused value on either side, and every word."""
 
 import copy
+import datetime
 import re
 
 import pytest
@@ -45,6 +46,10 @@ NUMBERS = [
     ("openai.learning_rate_multiplier", ["auto", LEAST, 100], [0, 100.1, "best"]),
     ("openai.suffix", [None, "a", "a" * 64], ["", "a" * 65, 5]),
     ("openai.checkpoint", ["last", "best", 1, 10**9], [0, 1.5, "first"]),
+    *(
+        (f"openai.prices.{name}", [None, 0, 1e9], [-LEAST])
+        for name in ("training", "base_input", "base_output", "tuned_input", "tuned_output")
+    ),
     ("openai.attempt", [1, 10**9], [0, 1.5]),
     ("openai.max_cost_usd", [None, 0, 1e9], [-LEAST]),
     ("openai.timeout", [LEAST, 1e9], [0]),
@@ -75,10 +80,12 @@ WORDS = {
     "adversarial.method": ["none", "neftune", "fgm", "pgd", "freelb"],
     "unsloth.overlong": ["stop", "drop"],
     "unsloth.enable_thinking": [True, False],
+    "openai.hyperparameters": ["method", "top_level"],
     "export.gguf_type": ["bf16", "f16", "q8_0"],
 }
 TEXTS = ["data.source", "unsloth.model", "unsloth.revision", "openai.model", "openai.base_url"]
-OTHERS = ["data.sources", "lora.target_modules", "export.formats", "evaluate.baselines"]
+TEXTS += ["openai.chat_model", "openai.base_chat_model"]
+OTHERS = ["openai.extra_body", "data.sources", "lora.target_modules", "export.formats", "evaluate.baselines"]
 
 
 def check(**changes):
@@ -108,8 +115,9 @@ def refused(**changes):
 
 def leaves(values, prefix=""):
     for key, value in values.items():
-        if isinstance(value, dict) and not prefix and key in SHIPPED:
-            yield from leaves(value, f"{key}.")
+        is_section = not prefix or f"{prefix}{key}" == "openai.prices"
+        if isinstance(value, dict) and is_section:
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key
 
@@ -146,7 +154,7 @@ def test_a_text_is_text_and_not_empty(key):
     name = key.replace(".", "__")
     for wrong in ("", 5, True):
         assert key.split(".")[0] in refused(**{name: wrong})
-    if key in ("unsloth.revision", "openai.base_url"):
+    if key in ("unsloth.revision", "openai.base_url", "openai.base_chat_model"):
         assert value_at(check(**{name: None}), key) is None
     else:
         refused(**{name: None})
@@ -333,3 +341,22 @@ def test_a_source_may_have_a_number_as_its_name():
 )
 def test_what_is_allowed_is_said_in_words(key, allowed):
     assert schema.allowed(key) == allowed
+
+
+@pytest.mark.parametrize(
+    "value, said",
+    [
+        ({"trainingType": "Standard", "nested": {"a": [1, None, True]}}, None),
+        ({"hyperparameters": {"lora": True}}, None),
+        ({"model": "other"}, "openai.extra_body: 'model' is set by its own parameter"),
+        ({"metadata": {}}, "openai.extra_body: 'metadata' is set by its own parameter"),
+        ({"day": datetime.date(2026, 11, 25)}, "openai.extra_body: it must be what JSON can hold"),
+        ({"rate": float("nan")}, "openai.extra_body: it must be what JSON can hold"),
+        ({"hyperparameters": 3}, "openai.extra_body: 'hyperparameters' must be a section"),
+    ],
+)
+def test_the_extra_body_is_json_and_sets_nothing_that_has_a_parameter(value, said):
+    if said is None:
+        assert check(openai__extra_body=value).openai.extra_body == value
+    else:
+        assert refused(openai__extra_body=value).startswith(said)

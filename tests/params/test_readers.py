@@ -53,7 +53,9 @@ def test_every_parameter_is_read_by_a_stage_that_exists_with_a_backend_that_exis
 def test_the_names_are_those_of_params_yaml():
     values = params.read_yaml(ROOT / "params.yaml")
     sources = values["data"].pop("sources")
+    prices = values["openai"].pop("prices")
     flat = [f"{key}.{inner}" for key, value in values.items() if isinstance(value, dict) for inner in value]
+    flat += [f"openai.prices.{name}" for name in prices]
     flat += [key for key, value in values.items() if not isinstance(value, dict)]
     assert {name for name in params.names() if not name.startswith("data.sources.")} == set(flat)
     declared = {name.removeprefix("data.sources.*.") for name in params.names() if "*" in name}

@@ -34,7 +34,11 @@ UNWATCHED |= {path.relative_to(ROOT).as_posix() for path in ROOT.glob("stages/pa
 READERS = ("parse", "finetune", "evaluate", "export")
 # A stage that watches a file without importing it, by backend: it costs seconds, and no training.
 HARMLESS = {
-    "unsloth": {("base", "stages/backends/openai/base"), ("base", "stages/backends/openai/export")},
+    "unsloth": {
+        ("base", "stages/backends/openai/base"),
+        ("base", "stages/backends/openai/export"),
+        ("evaluate", "stages/core/revisions.py"),
+    },
     "openai": {
         ("base", "stages/backends/unsloth/export"),
         # A part of that backend's reader.

@@ -28,13 +28,17 @@ EVERYTHING = {"params.yaml": None}
 KNOBS_WITHOUT_EFFECT = {
     # It must name the endpoint that finetune, which declares it, recorded in models/tuned; else the stage stops.
     ("evaluate", "openai.base_url"),
+    # What an evaluation will cost is estimated before a training is paid.
+    ("finetune", "evaluate.max_new_tokens"),
+    # A limit stops the stage; it changes no result.
+    ("evaluate", "openai.max_cost_usd"),
     # The card's words. finetune declares them, and writes them into the card in models/tuned, a dependency of export.
     *(("export", key) for key in (*model_card.shown(), "unsloth.model", "unsloth.revision")),
 }
 # A source that does not exist should be refused by the first stage, before DVC looks for what belongs to it.
 DECLARED_TO_BE_CHECKED = {("base", "data.source")}
-# The same of files: the card names the checksum of this split.
-FILES_WITHOUT_EFFECT = {("export", "data/splits/validation.jsonl")}
+# The same of files: the card names the checksum of this split, and the price of an evaluation depends on its size.
+FILES_WITHOUT_EFFECT = {("export", "data/splits/validation.jsonl"), ("finetune", "reports/splits.json")}
 # Files that a stage declares and does not open: the report shows their checksums, which DVC writes into dvc.lock.
 SHOWN_BY_CHECKSUM = {("report", "data/raw.csv"), ("report", "models/base"), ("report", "models/tuned")}
 # A file that is opened only when something is wrong: a hosted training names the rows that its service would refuse.

@@ -288,6 +288,11 @@ class Pair:
 
     varies = False
 
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """Nothing."""
+        return []
+
     def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
         """Nothing."""
         return 0.0

@@ -18,11 +18,10 @@ SERVER = status(503, openai.InternalServerError)
 LIMIT = status(429, openai.RateLimitError)
 
 
-def made(name, state="running", created=100, fingerprint=None, training_file="", **more):
+def made(name, state="running", created=100, fingerprint=None, training_file="", model="ft:tuned", **more):
     metadata = None if fingerprint is None else {"fingerprint": fingerprint}
-    return Some(
-        id=name, status=state, created_at=created, metadata=metadata, training_file=training_file, error=None, **more
-    )
+    given = {"metadata": metadata, "training_file": training_file, "fine_tuned_model": model, "error": None}
+    return Some(id=name, status=state, created_at=created, **given | more)
 
 
 class Clock:
@@ -48,7 +47,7 @@ class Service:
         self.listed, self.kept, self.asked, self.faults, self.retries = [], [], [], {}, []
         self.events, self.filters = [], True
         self.fine_tuning = Some(jobs=self)
-        self.files = Some(list=self._files, create=self._upload)
+        self.files = Some(list=self._files, create=self._upload, retrieve=self._file)
 
     def _meet(self, operation, *details):
         self.asked.append((operation, *details))
@@ -92,6 +91,10 @@ class Service:
     def _files(self, purpose):
         self._meet("files", purpose)
         return list(self.kept)
+
+    def _file(self, name):
+        self._meet("file", name)
+        return next(file for file in self.kept if file.id == name)
 
     def _upload(self, file, purpose):
         name, content = file

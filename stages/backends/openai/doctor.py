@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from stages.backends.openai.base import models
-from stages.backends.openai.base.client import endpoint
+from stages.backends.openai.base.client import below, endpoint
 from stages.core.cli import UserError
 from stages.core.diagnosis import Diagnosis
 from stages.params import Params
@@ -14,9 +14,13 @@ _ANSWER_SECONDS = 5.0
 
 
 def model(knobs: Params) -> Diagnosis:
-    """Check that the model has not been shut down."""
+    """Check that the model has not been shut down, as far as known here: for OpenAI's own address."""
     name = knobs.openai.model
-    end = models.shut_down(name)
+    try:
+        end = models.shut_down(name, endpoint(knobs))
+    except UserError:
+        # The check of the endpoint reports it.
+        end = None
     if end and end <= datetime.date.today():
         return Diagnosis(f"{name} was shut down by OpenAI on {end}", "see docs/hosted-models.md", needed=False)
     return Diagnosis(f"{name}, hosted" + (f"; OpenAI will shut it down on {end}" if end else ""))
@@ -34,7 +38,7 @@ def _endpoint(knobs: Params) -> Diagnosis:
 
     try:
         url = endpoint(knobs)
-        status = httpx.get(f"{url}/models", timeout=_ANSWER_SECONDS).status_code
+        status = httpx.get(below(url, "/models"), timeout=_ANSWER_SECONDS).status_code
     except UserError as error:
         return Diagnosis(str(error), "fix openai.base_url or OPENAI_BASE_URL")
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -53,6 +53,10 @@ def test_the_address_comes_from_the_parameters_then_the_environment_then_openai(
         ("http://" + "a" * 64 + ".example", False),
         ("http://me@a/v1", False),
         ("http://a/v1?k=v", False),
+        ("http://a/v1?api-version=preview", True),
+        ("http://a/v1?custom_llm_provider=azure&api-version=v1", True),
+        ("http://a/v1?api-version=v1&key=v", False),
+        ("http://a/v1#me", False),
     ],
 )
 def test_valid_and_invalid_addresses(project, url, right):
@@ -68,6 +72,18 @@ def test_a_client_retries_four_times_with_a_timeout_of_two_minutes(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", " sk-1\n")
     made = client.connect(URL)
     assert (made.max_retries, made.timeout, made.api_key, str(made.base_url)) == (4, 120.0, "sk-1", f"{URL}/")
+
+
+def test_parameters_of_the_address_go_with_every_request(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    made = client.connect("http://service/v1?api-version=preview")
+    assert str(made.base_url) == f"{URL}/" and made.default_query == {"api-version": "preview"}
+    assert client.below("http://service/v1?api-version=preview", "/models") == f"{URL}/models?api-version=preview"
+
+
+def test_punctuation_is_not_doubled():
+    text = client.describe(status(503, openai.InternalServerError, {"message": "Overloaded."}), URL)
+    assert text == f"{URL}: the service failed (503: Overloaded); try again later"
 
 
 @pytest.mark.parametrize("key", ["", " \n"])
@@ -133,6 +149,23 @@ SERVICE_ERROR = {"message": "the\n service's  message"}
         (status(429, openai.RateLimitError, {"message": "100 requests per day"}), "the daily limit"),
         (status(429, openai.RateLimitError, {"message": "Daily limit"}), "the daily limit"),
         (status(429, openai.RateLimitError), "too many requests"),
+        (status(422, body={"detail": "Not Found."}), "422: Not Found"),
+        (
+            status(422, body={"detail": [{"loc": ["body", "seed"], "msg": "Field required", "type": "missing"}]}),
+            "422: body.seed: Field required",
+        ),
+        (status(422, body={"detail": [{"msg": "a"}, {"msg": "b"}, {"msg": "c"}, {"msg": "d"}]}), "422: a; b; c"),
+        (status(400, body={"error": "no such model", "status": 400}), "400: no such model"),
+        (status(400, body={"error": {"message": {"text": "odd"}}}), '400: {"text": "odd"}'),
+        (status(400, body={"title": "Bad", "status": 400}), "400: Bad"),
+        (status(400, body={"detail": {}, "x": 1}), '400: {"detail": {}, "x": 1}'),
+        (status(404, body="404 page not found\n"), "404: 404 page not found"),
+        (status(404, body="  <html><head><title>Not &amp; found</title>"), "404: a web page: Not & found"),
+        (status(404, body="<!DOCTYPE html><style>x{}</style><p>Gone <b>away</b>"), "404: a web page: Gone away"),
+        (status(404, body="\x1b[31mred\x07"), "404: [31mred"),
+        (status(404, body="y" * 100_000), f"404: {'y' * 300}"),
+        (status(404, body=[]), "404: sdk's message"),
+        (status(403, body={"message": "Stop."}), "the key lacks permission; ask your organisation's administrator, or"),
         (openai.OpenAIError("odd"), "the response does not match OpenAI's API (odd)"),
     ],
 )
@@ -149,7 +182,7 @@ def test_each_error_is_described_in_one_sentence(error, message, monkeypatch):
 def test_a_key_repeated_by_the_service_is_not_shown(monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
     text = client.describe(status(401, body={"message": "Incorrect key sk-secret."}), URL)
-    assert "sk-secret" not in text and "Incorrect key •••." in text
+    assert "sk-secret" not in text and "Incorrect key •••)" in text
 
 
 def test_without_a_key_the_message_is_unchanged(monkeypatch):

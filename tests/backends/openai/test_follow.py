@@ -5,7 +5,8 @@ from types import SimpleNamespace as Some
 import openai
 import pytest
 
-from stages.backends.openai.training import jobs
+from stages.backends.openai.base.replies import Optional
+from stages.backends.openai.training import following, jobs
 from stages.core.cli import UserError
 from tests.support.service import LIMIT, LOST, SERVER, URL, Clock, Service, made, status
 
@@ -16,7 +17,7 @@ CANCEL = f'curl -X POST {URL}/fine_tuning/jobs/mine/cancel -H "Authorization: Be
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(jobs, "time", clock)
+    monkeypatch.setattr(following, "time", clock)
     return clock
 
 
@@ -34,7 +35,7 @@ class Passing(Service):
 
 
 def follow(service, hours=1.0, poll=10):
-    return jobs.follow(service, ORDER, service.listed[0], hours, poll)
+    return following.follow(service, ORDER, service.listed[0], hours, poll)
 
 
 def event(name, message="", data=None):
@@ -88,7 +89,8 @@ def test_only_new_events_are_requested():
         raise AssertionError("older pages are asked for")
 
     bar = Some(n=0, total=None, update=lambda steps: None)
-    events = jobs._Events(Some(fine_tuning=Some(jobs=Some(list_events=lambda job, limit: listed()))), "mine", bar)
+    client = Some(fine_tuning=Some(jobs=Some(list_events=lambda job, limit: listed())))
+    events = following.Events(client, "mine", bar, Optional())
     events._seen.add("a")
     events.show()
     assert events.messages == ["two"]
@@ -111,7 +113,7 @@ def test_metrics_advance_the_bar_and_are_not_printed():
         Some(id="a", message="odd metrics", type="metrics", data=[1]),
     ]
     client = Some(fine_tuning=Some(jobs=Some(list_events=lambda job, limit: found)))
-    events = jobs._Events(client, "mine", bar)
+    events = following.Events(client, "mine", bar, Optional())
     events.show()
     events.show()
     assert moved == [2, 3] and bar.total == 9 and events.messages == ["odd metrics"]
@@ -145,12 +147,12 @@ def test_the_wait_ends_after_the_timeout(clock):
 @pytest.mark.parametrize("known", ["validating_files", "queued", "running"])
 def test_a_known_status_is_not_reported(clock, capsys, known):
     follow(Passing(known, "succeeded"))
-    assert "unknown status" not in capsys.readouterr().out
+    assert "API lacks" not in capsys.readouterr().out
 
 
 def test_an_unknown_status_is_reported_once(clock, capsys):
     follow(Passing("thinking", "thinking", "succeeded"))
-    assert capsys.readouterr().out.count("mine has the unknown status 'thinking'") == 1
+    assert capsys.readouterr().out.count("mine has the status 'thinking', which OpenAI's API lacks; still waiting") == 1
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_reconnect(clock, capsys):

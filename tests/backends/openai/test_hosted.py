@@ -9,7 +9,9 @@ import httpx
 import openai
 import pytest
 
-from stages.backends.openai.inference.hosted import AnswerCache, HostedPair
+from stages.backends.openai.common.prices import Prices
+from stages.backends.openai.inference.hosted import Budget, HostedPair
+from stages.backends.openai.inference.kept import AnswerCache
 from stages.core.cli import UserError
 from stages.dataset.conversations import Conversation, Message
 
@@ -37,7 +39,8 @@ class Service:
 
 def pair(service, endpoint=URL, **changes):
     given = {"base": "gpt-3.5-turbo-0125", "tuned": "ft:gpt-3.5-turbo-0125:x", "parallel": 2, "seed": 42}
-    return HostedPair(service, endpoint, **given | changes)
+    given["budget"] = Budget(Prices("unknown prices"))
+    return HostedPair(lambda: service, endpoint, **given | changes)
 
 
 def test_a_request_has_the_prompt_and_everything_that_determines_the_answer(project):
@@ -108,9 +111,13 @@ def test_the_reference_answer_is_not_part_of_the_request(project):
     assert len(service.requests) == 1
 
 
+def given(text):
+    return {"text": text, "cut": False}
+
+
 def test_the_cache_is_specific_to_endpoint_and_model(project):
-    AnswerCache("http://a/v1", "m").add({"q": 1}, {"text": "one"})
-    assert AnswerCache("http://a/v1", "m").get({"q": 1}) == {"text": "one"}
+    AnswerCache("http://a/v1", "m").add({"q": 1}, given("one"))
+    assert AnswerCache("http://a/v1", "m").get({"q": 1}) == given("one")
     assert (
         AnswerCache("http://b/v1", "m").get({"q": 1}) is None and AnswerCache("http://a/v1", "n").get({"q": 1}) is None
     )
@@ -119,18 +126,18 @@ def test_the_cache_is_specific_to_endpoint_and_model(project):
 
 
 def test_the_order_of_a_request_s_keys_does_not_matter(project):
-    AnswerCache(URL, "m").add({"a": 1, "b": {"c": 2, "d": 3}}, {"text": "x"})
-    assert AnswerCache(URL, "m").get({"b": {"d": 3, "c": 2}, "a": 1}) == {"text": "x"}
+    AnswerCache(URL, "m").add({"a": 1, "b": {"c": 2, "d": 3}}, given("x"))
+    assert AnswerCache(URL, "m").get({"b": {"d": 3, "c": 2}, "a": 1}) == given("x")
 
 
 def test_a_line_truncated_by_a_killed_run_does_not_spoil_others(project):
-    AnswerCache(URL, "m").add({"q": 1}, {"text": "é"})
+    AnswerCache(URL, "m").add({"q": 1}, given("é"))
     (path,) = (project / ".state/openai/answers").iterdir()
     with path.open("a") as out:
         out.write('\n{"request": "ab')
-    AnswerCache(URL, "m").add({"q": 2}, {"text": "two"})
+    AnswerCache(URL, "m").add({"q": 2}, given("two"))
     kept = AnswerCache(URL, "m")
-    assert (kept.get({"q": 1}), kept.get({"q": 2})) == ({"text": "é"}, {"text": "two"})
+    assert (kept.get({"q": 1}), kept.get({"q": 2})) == (given("é"), given("two"))
 
 
 def test_a_failed_request_does_not_lose_earlier_answers(project):
@@ -172,8 +179,11 @@ def test_text_takes_precedence_over_tool_calls(project):
     assert pair(Service(lambda: completion("Hm.", calls=[Some()]))).answers([TALK], True, 64)[0] == ["Hm."]
 
 
+MINI = Prices("openai.prices", base_input=0.15, base_output=0.6, tuned_input=0.3, tuned_output=1.2)
+
+
 def test_facts_sum_requests_tokens_and_price(project):
-    hosted = pair(Service(lambda: completion(usage=(1_000_000, 500_000))), base="gpt-4o-mini", tuned="ft:x")
+    hosted = pair(Service(lambda: completion(usage=(1_000_000, 500_000))), budget=Budget(MINI))
     hosted.answers([TALK, OTHER], True, 64)
     hosted.answers([TALK], False, 64)
     # gpt-4o-mini, dollars per million tokens in and out: tuned 0.3 and 1.2, base 0.15 and 0.6.

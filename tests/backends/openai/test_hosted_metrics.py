@@ -6,6 +6,7 @@ import openai
 import pytest
 
 from stages.backends.openai import training as backend
+from stages.backends.openai.common.prices import Prices
 
 CURVES = [
     {"step": 1, "epoch": 0.5, "train_loss": 2.0},
@@ -46,8 +47,7 @@ def job(**changes):
 
 
 def test_the_facts_of_a_job():
-    # gpt-3.5-turbo: 8 dollars per million tokens of training.
-    assert backend._facts(job(), "ft:x", 12.345) == {
+    assert backend._facts(job(), "ft:x", Prices("openai.prices", training=8.0), 12.345) == {
         "seconds": 12.3,
         "job": "job1",
         "model": "ft:x",
@@ -60,5 +60,7 @@ def test_the_facts_of_a_job():
 
 
 def test_facts_that_a_service_does_not_report_are_null():
-    facts = backend._facts(job(trained_tokens=None, finished_at=None, hyperparameters=None), "ft:x", 1)
+    facts = backend._facts(
+        job(trained_tokens=None, finished_at=None, hyperparameters=None), "ft:x", Prices("unknown prices"), 1
+    )
     assert [facts[name] for name in ("trained_tokens", "price_usd", "job_seconds", "hyperparameters")] == [None] * 4

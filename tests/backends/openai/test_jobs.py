@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from stages import params
-from stages.backends.openai.training import jobs
+from stages.backends.openai.training import guarantee, jobs, uploads
 from stages.core.cli import UserError
 from stages.core.paths import SPLITS
 from tests.support.service import LIMIT, LOST, REQUEST, SERVER, URL, Clock, Service, made, status
@@ -18,7 +18,8 @@ from tests.support.service import LIMIT, LOST, REQUEST, SERVER, URL, Clock, Serv
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(jobs, "time", clock)
+    for module in (jobs, guarantee, uploads):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -102,7 +103,10 @@ def test_a_new_job_is_requested_once_with_the_order(order, service, capsys):
     assert {one[2] for one in service.asked if one[0] == "upload"} == {"fine-tune"}
     # The price is checked before any upload, and the SDK does not retry paid requests.
     assert asked == [0] and service.retries == [0, 0, 0]
-    assert json.loads(order.state.read_text()) == {"job": job.id} and "created job job0" in capsys.readouterr().out
+    assert (
+        json.loads(order.state.read_text()) == {"job": job.id, "model": order.model, "guarantee": "any machine"}
+        and "created job job0" in capsys.readouterr().out
+    )
 
 
 def test_a_suffix_is_passed_on(order, service):
@@ -122,7 +126,7 @@ def test_a_saved_job_that_no_longer_exists_is_looked_for_in_the_lists(order, ser
     order.state.write_text('{"job": "gone"}')
     service.listed = [made("mine", fingerprint=order.fingerprint)]
     assert run(service, order)[0].id == "mine" and "job gone no longer exists at" in capsys.readouterr().out
-    assert json.loads(order.state.read_text()) == {"job": "mine"}
+    assert json.loads(order.state.read_text()) == {"job": "mine", "model": order.model}
 
 
 def test_a_saved_job_is_not_given_up_if_the_service_fails(order, service):
@@ -204,7 +208,7 @@ def test_of_two_machines_jobs_the_first_wins_and_the_later_one_is_cancelled(orde
     service.faults["upload"] = [meanwhile]
     job, _ = run(service, order)
     assert job.id == kept and [one[1] for one in service.asked if one[0] == "cancel"] == ["job1"]
-    assert json.loads(order.state.read_text()) == {"job": kept}
+    assert json.loads(order.state.read_text()) == {"job": kept, "model": order.model, "guarantee": "any machine"}
     assert f"another machine created job {kept} first; cancelled job1" in capsys.readouterr().out
 
 
@@ -246,7 +250,8 @@ def test_an_unknown_outcome_is_remembered_and_the_training_is_not_paid_twice(ord
         run(service, order)
     assert clock.slept == [0, 0, 2.0, 2.0, 2.0]
     saved = json.loads(order.state.read_text())
-    assert saved == {"job": None, "asked": 1000.0, "files": {"train": "file0", "validation": "file1"}}
+    uploaded = {"train": "file0", "validation": "file1"}
+    assert saved == {"job": None, "asked": 1000.0, "files": uploaded, "guarantee": "any machine"}
     clock.slept.clear()
     # 6 of 300 seconds have passed; at one attempt every two seconds, 147 are left, the first without a pause.
     service.asked.clear()
@@ -297,7 +302,7 @@ def test_a_connection_that_was_never_established_leaves_no_state(order, service)
 
 def test_an_error_while_looking_for_the_job_leaves_the_outcome_unknown(order, service):
     service.faults["create"] = [LOST]
-    service.faults["list"] = [None, SERVER]
+    service.faults["list"] = [None, None, SERVER]
     with pytest.raises(UserError, match="^outcome unknown: .*503"):
         run(service, order)
     assert json.loads(order.state.read_text())["asked"] == 1000.0

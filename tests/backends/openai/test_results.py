@@ -150,21 +150,24 @@ def checkpoint(step, full=None, batch=None):
 
 def test_the_last_model_is_that_of_the_job_and_needs_no_checkpoints():
     service = Service(checkpoints=[checkpoint(3, 0.1)])
-    assert results.model(service, job(), "last") == ("ft:tuned", None) and service.asked == []
+    assert results.model(service, job(), "last", "auto") == ("ft:tuned", None) and service.asked == []
 
 
 @pytest.mark.parametrize("name", [None, ""])
 def test_a_job_that_names_no_model_is_an_error(name):
-    with pytest.raises(UserError, match="job job1 succeeded, but names no model"):
-        results.model(Service(), job(model=name), "last")
+    with pytest.raises(
+        UserError, match="job job1 has succeeded, but the service does not name its model; set openai.chat_model"
+    ):
+        results.model(Service(), job(model=name), "last", "auto")
 
 
 @pytest.mark.parametrize(
     "checkpoints, step",
     [
         ([checkpoint(9, 0.5), checkpoint(6, 0.2), checkpoint(3, 0.4)], 6),
-        # The loss over a batch counts if there is none over the whole split.
-        ([checkpoint(9, 0.5), checkpoint(6, None, 0.3), checkpoint(3, 0.4, 0.1)], 6),
+        # Losses over a batch and over the whole split are not compared with each other.
+        ([checkpoint(9, 0.5), checkpoint(6, None, 0.3), checkpoint(3, 0.4, 0.1)], 3),
+        ([checkpoint(9, None, 0.2), checkpoint(6, None, 0.0), checkpoint(3, None, 0.1)], 6),
         ([checkpoint(9, 0.5), checkpoint(6), checkpoint(3, 0.7)], 9),
         ([checkpoint(9, 0.5), checkpoint(6, 0.0, 0.9)], 6),
         # Of equal ones, the first that the service lists, which is the latest.
@@ -173,12 +176,15 @@ def test_a_job_that_names_no_model_is_an_error(name):
 )
 def test_the_best_checkpoint_has_the_lowest_validation_loss(checkpoints, step):
     service = Service(checkpoints=checkpoints)
-    assert results.model(service, job(), "best") == (f"ft:tuned:{step}", step)
+    assert results.model(service, job(), "best", "auto") == (f"ft:tuned:{step}", step)
     assert service.asked == [("checkpoints", "job1")]
 
 
 def test_a_checkpoint_can_be_selected_by_step_even_without_a_loss():
-    assert results.model(Service(checkpoints=[checkpoint(9, 0.5), checkpoint(6)]), job(), 6) == ("ft:tuned:6", 6)
+    assert results.model(Service(checkpoints=[checkpoint(9, 0.5), checkpoint(6)]), job(), 6, "auto") == (
+        "ft:tuned:6",
+        6,
+    )
 
 
 @pytest.mark.parametrize("checkpoints", [[], [checkpoint(3)]])
@@ -186,7 +192,7 @@ def test_best_is_rejected_if_no_checkpoint_has_a_loss(checkpoints):
     with pytest.raises(
         UserError, match=r"job1 has no checkpoint with a validation loss; set openai.checkpoint to last"
     ):
-        results.model(Service(checkpoints=checkpoints), job(), "best")
+        results.model(Service(checkpoints=checkpoints), job(), "best", "auto")
 
 
 @pytest.mark.parametrize(
@@ -196,4 +202,4 @@ def test_a_step_without_a_checkpoint_is_rejected_with_the_available_ones(checkpo
     with pytest.raises(
         UserError, match=f"openai.checkpoint: job job1 has no checkpoint at step 5; available: {there}$"
     ):
-        results.model(Service(checkpoints=checkpoints), job(), 5)
+        results.model(Service(checkpoints=checkpoints), job(), 5, "auto")

@@ -208,7 +208,13 @@ class Jobs:
                 jobs = [job for job in jobs if job["metadata"] is None]
             else:
                 jobs = [job for job in jobs if wanted.items() <= (job["metadata"] or {}).items()]
-        return page(jobs, request.query, 20)
+        return self._page(jobs, request.query)
+
+    def _page(self, items: list[Json], query: Json) -> Json:
+        """A page; always the first where the service ignores `after`."""
+        if self.profile.follows_after:
+            return page(items, query, 20)
+        return page(items, {"limit": query.get("limit", 20)}, 20)
 
     def _cancel(self, _: Request, job_id: str) -> Json:
         job = self._found(job_id)
@@ -223,8 +229,8 @@ class Jobs:
 
     def _events(self, request: Request, job_id: str) -> Json:
         self._found(job_id)
-        return page(self._work[job_id].events[::-1], request.query, 20)
+        return self._page(self._work[job_id].events[::-1], request.query)
 
     def _checkpoints(self, request: Request, job_id: str) -> Json:
         self._found(job_id)
-        return page(self._work[job_id].checkpoints[::-1], request.query, 10)
+        return self._page(self._work[job_id].checkpoints[::-1], request.query)

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import traceback
+from collections import Counter
 from typing import Any
 
 from tests.support.openai_contract import STREAM, Contract, Problem, load
@@ -27,6 +28,7 @@ from tests.support.openai_server.exchange import (
 )
 from tests.support.openai_server.jobs import Jobs
 from tests.support.openai_server.learning import Work, cut, page, plain, tokens, vocabulary
+from tests.support.openai_server.profiles import OPENAI, Profile
 from tests.support.openai_server.transport import Handler, HTTPServer, chunks, read_body, refusal
 
 
@@ -40,7 +42,13 @@ class OpenAIServer(Jobs):
         steps_per_poll: int | None = None,
         result_encoding: str = "base64",
         retired: dict[str, str] | None = None,
+        profile: Profile = OPENAI,
     ) -> None:
+        # How it differs from OpenAI's service, and how often each file was asked for.
+        self.profile = profile
+        self.file_reads: Counter[str] = Counter()
+        # Dates that model objects give, by name.
+        self.shutdown_dates: dict[str, str] = {}
         self.steps_per_poll = steps_per_poll
         self.result_encoding = result_encoding
         self.retired = retired or {}
@@ -55,6 +63,7 @@ class OpenAIServer(Jobs):
         self.key = "sk-test-" + hashlib.sha256(b"a key for tests").hexdigest()[:32]
         self.requests: list[tuple[str, str]] = []
         self.chats: list[Json] = []
+        self.bodies: list[Json] = []
         self.violations: list[str] = []
         self.jobs: dict[str, Json] = {}
         self.files: dict[str, Json] = {}
@@ -119,7 +128,7 @@ class OpenAIServer(Jobs):
             try:
                 return self._work_on(request)
             except ServiceError as error:
-                return refusal(error.status, str(error), error.param, error.code)
+                return refusal(error.status, str(error), error.param, error.code, self.profile.errors)
             except Exception:
                 self.violations.append(f"{request.method} {request.path}: the server failed: {traceback.format_exc()}")
                 return refusal(500, "The server had an error while processing your request.")
@@ -132,6 +141,8 @@ class OpenAIServer(Jobs):
             self._violate(request, Problem(None, "no such operation"))
             raise ServiceError(404, f"Invalid URL ({request.method} /v1{request.path})")
         name, values = found
+        if name in self.profile.absent:
+            raise ServiceError(404, "Not Found")
         self._read(name, request)
         result = getattr(self, OPERATIONS[name])(request, *values)
         if isinstance(result, bytes):
@@ -141,7 +152,10 @@ class OpenAIServer(Jobs):
             self._check(request, name, "stream" if isinstance(result, list) else "answer", part)
         if isinstance(result, list):
             return Answer(200, "".join(f"data: {json.dumps(part)}\n\n" for part in result).encode() + DONE, STREAM)
-        return Answer(200, json.dumps(result).encode())
+        reads = self.file_reads[values[0]] if name == "retrieveFile" else 0
+        if name == "retrieveFile":
+            self.file_reads[values[0]] += 1
+        return Answer(200, json.dumps(self.profile.bend(name, result, reads)).encode())
 
     def _check_key(self, request: Request) -> None:
         """Reject a request with a missing or wrong key."""
@@ -164,11 +178,16 @@ class OpenAIServer(Jobs):
     def _read(self, name: str, request: Request) -> None:
         """Parse query and body, and reject what the description does not allow."""
         request.query = self._contract.query(name, request.query_text)
+        for extra in self.profile.query:
+            request.query.pop(extra, None)
         problem = self._contract.problem(f"operations/{name}/query", request.query)
         try:
             read_body(request)
         except ValueError as error:
             problem = Problem(None, f"We could not parse the body of your request: {error}")
+        if name == "createFineTuningJob" and isinstance(request.body, dict):
+            self.bodies.append(json.loads(json.dumps(request.body)))
+            self.profile.take(request)
         problem = problem or self._contract.problem(f"operations/{name}/body", request.body)
         if problem:
             self._violate(request, problem)
@@ -196,7 +215,8 @@ class OpenAIServer(Jobs):
     def _model(self, _: Request, name: str) -> Json:
         self._base(name)
         owner = "system" if name in self.models else ORGANIZATION
-        return {"id": name, "object": "model", "created": self.models.get(name, CREATED), "owned_by": owner}
+        date = {"shutdown_date": self.shutdown_dates[name]} if name in self.shutdown_dates else {}
+        return {"id": name, "object": "model", "created": self.models.get(name, CREATED), "owned_by": owner, **date}
 
     def _list_models(self, request: Request) -> Json:
         names = [name for name in (*self.models, *self._tuned) if name not in self.retired]
@@ -251,7 +271,8 @@ class OpenAIServer(Jobs):
 
     def _chat(self, request: Request) -> Json | list[Json]:
         body = request.body
-        self.chats.append(body)
+        self.chats.append(dict(body))
+        body["model"] = self._deployed(body["model"])
         self._base(body["model"])
         text = self._reply(body["model"], body["messages"])
         text, reason = cut(text, body.get("max_completion_tokens") or body.get("max_tokens"))
@@ -265,6 +286,16 @@ class OpenAIServer(Jobs):
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         counted = {"usage": usage} if self.counts_tokens else {}
         return head | {"object": "chat.completion", "choices": [choice], **counted}
+
+    def _deployed(self, name: str) -> str:
+        """The model behind a deployment, which is the only name for chat where there are any."""
+        if not self.profile.deployments:
+            return name
+        if name not in self.profile.deployments:
+            raise ServiceError(404, "The API deployment for this resource does not exist.", None, "DeploymentNotFound")
+        if self.profile.deployments[name] == "base":
+            return next(iter(self.models))
+        return [job["fine_tuned_model"] for job in self.jobs.values() if job["fine_tuned_model"]][-1]
 
     def _reply(self, model: str, messages: list[Json]) -> str:
         """The model's answer: a fixed sentence, or the trained response to the most similar question."""

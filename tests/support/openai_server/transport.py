@@ -46,8 +46,18 @@ def read_body(request: Request) -> None:
         raise ValueError(f"unexpected content type {kind!r}")
 
 
-def refusal(status: int, message: str, param: str | None = None, code: str | None = None) -> Answer:
+def refusal(
+    status: int, message: str, param: str | None = None, code: str | None = None, form: str = "openai"
+) -> Answer:
     """An error response in the service's format."""
+    if form == "fastapi":
+        detail: Any = [{"loc": ["body", param], "msg": message, "type": "value_error"}] if param else message
+        return Answer(status, json.dumps({"detail": detail}).encode())
+    if form == "text":
+        return Answer(status, message.encode(), "text/plain")
+    if form == "html":
+        page = f"<!DOCTYPE html><html><head><title>{message}</title></head><body><h1>nginx</h1></body></html>"
+        return Answer(status, page.encode(), "text/html")
     kind = "server_error" if status >= 500 else "invalid_request_error"
     if status == 429:
         kind = code if code == "insufficient_quota" else "requests"

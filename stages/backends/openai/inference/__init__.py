@@ -4,7 +4,8 @@ import json
 
 from stages.backends.openai.base import endpoint_of
 from stages.backends.openai.base.client import connect
-from stages.backends.openai.inference.hosted import HostedPair
+from stages.backends.openai.common.prices import Prices
+from stages.backends.openai.inference.hosted import Budget, HostedPair
 from stages.backends.protocol import ModelPair
 from stages.core.cli import UserError
 from stages.core.paths import TUNED
@@ -26,4 +27,8 @@ def pair(knobs: Params) -> ModelPair:
         )
     url = endpoint_of(_TUNED_RECORD, knobs)
     record = json.loads(_TUNED_RECORD.read_text(encoding="utf-8"))
-    return HostedPair(connect(url), url, record["base"], record["model"], knobs.evaluate.batch_size, knobs.seed)
+    # Records of older versions have no prices.
+    prices = Prices.read(record.get("prices", {"source": "unknown prices"}))
+    budget = Budget(prices, knobs.openai.max_cost_usd, record.get("price_usd") or 0.0)
+    models = record["base"], record["model"]
+    return HostedPair(lambda: connect(url), url, *models, knobs.evaluate.batch_size, knobs.seed, budget)

@@ -1,50 +1,76 @@
-"""Answers of a hosted model, requested in parallel; each is paid for once and cached outside DVC's outs."""
+"""Answers of a hosted model, requested in parallel; each is paid for once."""
 
-import hashlib
 import json
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import msgspec
 import openai
 from tqdm import tqdm
 
 from stages.backends.openai import reader
-from stages.backends.openai.base.client import readable_errors
-from stages.backends.openai.common import prices
-from stages.backends.protocol import Likelihoods
-from stages.core import files
+from stages.backends.openai.base.client import describe, message, readable_errors
+from stages.backends.openai.base.replies import field as read
+from stages.backends.openai.base.replies import number
+from stages.backends.openai.common.prices import Prices
+from stages.backends.openai.inference.kept import Answer, AnswerCache, key
+from stages.backends.protocol import Likelihoods, UnavailableError
+from stages.core.cli import UserError
 from stages.dataset.conversations import Conversation, Message
 
-Answer = dict[str, Any]
+Kind = Literal["base", "tuned"]
+Request = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Prices of the service, the most that training and answers may cost in US dollars, and what training has cost."""
+
+    prices: Prices
+    limit: float | None = None
+    spent: float = 0.0
 
 
 @dataclass(frozen=True)
 class HostedPair:
-    """The base model and the tuned model behind an endpoint."""
+    """The base model, if the service chats with it, and the tuned model behind an endpoint."""
 
-    client: openai.OpenAI
+    # Called when the first answer is missing: whoever has all of them needs no key.
+    connect: Callable[[], openai.OpenAI]
     endpoint: str
-    base: str
+    base: str | None
     tuned: str
     parallel: int
     seed: int
+    budget: Budget
     used: dict[str, list[Answer]] = field(default_factory=dict)
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def client(self) -> openai.OpenAI:
+        """The connection to the service."""
+        return self.connect()
 
     def answers(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> tuple[list[str], int]:
         """Return the greedy answer to each prompt, and how many were truncated at `max_new_tokens`.
 
         Raises:
-            UserError: a request failed after all retries; the next run requests only the missing answers.
+            UnavailableError: the service does not chat with the model, or no more.
+            UserError: a request failed after all retries, or the answers that are missing would cost too much; the next
+                run requests only the missing ones.
         """
-        model, kind = (self.tuned, "tuned") if tuned else (self.base, "base")
+        model, kind = self._model(tuned), "tuned" if tuned else "base"
         requests = [self._request(conversation, model, max_new_tokens) for conversation in conversations]
         cache = AnswerCache(self.endpoint, model)
+        missing = [one for one, request in zip(conversations, requests, strict=True) if cache.get(request) is None]
+        if missing:
+            self._check_cost(missing, tuned, max_new_tokens)
+            # Here rather than in many threads at once.
+            _ = self.client
         with ExitStack() as stack:
             stack.enter_context(readable_errors(self.endpoint))
             pool = stack.enter_context(ThreadPoolExecutor(self.parallel))
@@ -53,7 +79,35 @@ class HostedPair:
             found = pool.map(lambda request: cache.get(request) or cache.add(request, self._ask(request)), requests)
             answers = list(tqdm(found, f"{kind} answers", len(requests), unit="answer", disable=None))
         self.used[kind] = answers
+        for request, answer in zip(requests, answers, strict=True):
+            record = {"endpoint": self.endpoint, "model": model, "request": key(request), "answer": answer}
+            self.records[record["request"]] = record
         return [one["text"] for one in answers], sum(one["cut"] for one in answers)
+
+    def _model(self, tuned: bool) -> str:
+        if tuned:
+            return self.tuned
+        if self.base is None:
+            raise UnavailableError("openai.base_chat_model is null, so the base is not asked")
+        return self.base
+
+    def _check_cost(self, missing: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> None:
+        limit = self.budget.limit
+        if limit is None:
+            return
+        price = self.price(missing, tuned, max_new_tokens)
+        answered = sum(self._cost(kind, answers).get("price_usd", 0.0) for kind, answers in self.used.items())
+        if price is not None and self.budget.spent + answered + price > limit:
+            raise UserError(
+                f"openai.max_cost_usd: {len(missing)} answers of the {'tuned' if tuned else 'base'} model cost about"
+                f" ${price:.2f}, after ${self.budget.spent + answered:.2f} for training and other answers; the limit is"
+                f" {limit:g}: raise it, or lower evaluate.max_new_tokens"
+            )
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """Every answer that was given, once, in the order of the requests."""
+        return list(self.records.values())
 
     @property
     def varies(self) -> bool:
@@ -64,7 +118,8 @@ class HostedPair:
         """Estimate the most that `answers` would cost, in US dollars; None if the price is unknown."""
         # The responses, which are counted too but not sent, make up for what a template adds.
         prompts = sum(int(count) for count in reader.load().counts(conversations))
-        return prices.answers(self.base, "tuned" if tuned else "base", prompts, max_new_tokens * len(conversations))
+        kind: Kind = "tuned" if tuned else "base"
+        return self.budget.prices.of_answers(kind, prompts, max_new_tokens * len(conversations))
 
     def likelihoods(self, conversations: Sequence[Conversation], tuned: bool) -> Likelihoods | None:
         """None: the API does not return the likelihood of a given response."""
@@ -80,7 +135,7 @@ class HostedPair:
         Raises:
             UserError: the request failed, or the stream broke off.
         """
-        model, parts = self.tuned if tuned else self.base, []
+        model, parts = self._model(tuned), list[str]()
         # The request is the conversation without its last message.
         request = self._request(Conversation((*messages, Message("assistant", ""))), model, max_new_tokens)
         with readable_errors(self.endpoint):
@@ -101,53 +156,51 @@ class HostedPair:
         if any("prompt" not in answer for answer in answers):
             return {}
         prompt, answer = (sum(one[name] for one in answers) for name in ("prompt", "answer"))
-        price = prices.answers(self.base, kind, prompt, answer)
+        price = self.budget.prices.of_answers("tuned" if kind == "tuned" else "base", prompt, answer)
         return {"prompt_tokens": prompt, "answer_tokens": answer} | ({} if price is None else {"price_usd": price})
 
     def _request(self, conversation: Conversation, model: str, max_new_tokens: int) -> dict[str, Any]:
-        messages = [msgspec.to_builtins(message) for message in conversation.prompt]
+        messages = [msgspec.to_builtins(turn) for turn in conversation.prompt]
         tools = {"tools": conversation.tools} if conversation.tools else {}
-        for message in messages:
-            message.pop("weight", None)
+        for turn in messages:
+            turn.pop("weight", None)
         return {"model": model, "messages": messages, "temperature": 0, "seed": self.seed % 2**31,
                 "max_tokens": max_new_tokens, **tools}  # fmt: skip
 
-    def _ask(self, request: dict[str, Any]) -> Answer:
-        done = self.client.chat.completions.create(**request)
-        choice, usage = done.choices[0], done.usage
-        calls = choice.message.tool_calls
-        text = choice.message.content or (json.dumps([call.to_dict() for call in calls]) if calls else "")
-        tokens = {"prompt": usage.prompt_tokens, "answer": usage.completion_tokens} if usage else {}
-        return {"text": text.strip(), "cut": choice.finish_reason == "length", **tokens}
+    def _ask(self, request: Request) -> Answer:
+        try:
+            done = self.client.chat.completions.create(**request)
+        except (openai.NotFoundError, openai.BadRequestError, openai.APIStatusError) as error:
+            if not _is_gone(error):
+                raise
+            raise UnavailableError(self._gone(request["model"], error)) from error
+        choices = read(done, "choices", list)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise openai.OpenAIError(f"an answer of {request['model']} has no choices")
+        return _answer(choices[0], getattr(done, "usage", None))
+
+    def _gone(self, model: str, error: openai.APIStatusError) -> str:
+        what = f"{model} does not answer ({describe(error, self.endpoint)})"
+        if model != self.tuned:
+            return what
+        return (
+            f"{what}; if the service needs a deployment, create it there and set openai.chat_model to its name; if the"
+            " model was shut down, `dvc pull` brings the answers of an earlier run. The training is not paid again"
+        )
 
 
-class AnswerCache:
-    """Answers by request, in a file to which each is appended at once, so that a killed run pays for none twice."""
-
-    def __init__(self, endpoint: str, model: str) -> None:
-        name = hashlib.sha256(f"{endpoint} {model}".encode()).hexdigest()[:32]
-        self._path: Path = files.state_dir("openai", "answers") / f"{name}.jsonl"
-        self._lock = threading.Lock()
-        self._answers: dict[str, Answer] = {}
-        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # a line truncated by a killed run
-                continue
-            self._answers[record["request"]] = record["answer"]
-
-    def get(self, request: dict[str, Any]) -> Answer | None:
-        """Return the answer to an identical request."""
-        return self._answers.get(_key(request))
-
-    def add(self, request: dict[str, Any], answer: Answer) -> Answer:
-        """Store an answer and return it."""
-        line = json.dumps({"request": _key(request), "answer": answer})
-        with self._lock, self._path.open("a", encoding="utf-8") as out:
-            # The newline comes first, to end a line truncated by a killed run.
-            out.write(f"\n{line}")
-        return answer
+def _is_gone(error: openai.APIStatusError) -> bool:
+    """Whether the service says that it does not have the model, as opposed to a request that it rejects."""
+    if error.status_code in (404, 410) or error.code in ("model_not_found", "DeploymentNotFound"):
+        return True
+    said = message(error).lower()
+    gone = ("not exist", "not found", "shut down", "deprecated", "no longer", "not available", "unknown model")
+    return error.status_code in (400, 403, 422) and "model" in said and any(word in said for word in gone)
 
 
-def _key(request: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+def _answer(choice: Any, usage: Any) -> Answer:
+    calls = read(choice.message, "tool_calls", list)
+    text = read(choice.message, "content", str) or (json.dumps([call.to_dict() for call in calls]) if calls else "")
+    prompt, answer = number(usage, "prompt_tokens"), number(usage, "completion_tokens")
+    tokens = {} if prompt is None or answer is None else {"prompt": int(prompt), "answer": int(answer)}
+    return {"text": text.strip(), "cut": read(choice, "finish_reason", str) == "length", **tokens}

@@ -52,6 +52,11 @@ class LocalPair:
         return cls(base if biases else model, model, chat, batch_size)
 
     @property
+    def kept(self) -> list[dict[str, Any]]:
+        """None: the models are in models/, and answer again."""
+        return []
+
+    @property
     def varies(self) -> bool:
         """On a GPU, where the order of sums is not fixed."""
         return bool(self.tuned.device.type != "cpu")
