@@ -14,7 +14,7 @@ LENGTHS = "packed_seq_lengths"
 
 
 def joined(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """Join conversations of T tokens in total: `input_ids`, `labels`, `position_ids` of shape (1, T), and their lengths.
+    """Join conversations: `input_ids`, `labels` and `position_ids` of shape (1, T) for T tokens in all, and lengths.
 
     A conversation's first token is never learned: what precedes it is another conversation.
     """
