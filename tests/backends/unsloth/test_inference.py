@@ -65,11 +65,11 @@ def test_truncated_answers_are_counted(pair):
 
 def test_answers_stop_at_the_end_token(pair):
     # Rig the head so that the end token is always the most likely.
-    head = pair.tuned.get_output_embeddings()
+    head = pair.models.model.get_output_embeddings()
     head.weight = torch.nn.Parameter(torch.zeros_like(head.weight))
     with torch.no_grad():
         head.weight[2] = 1
-    body = pair.tuned.get_base_model().model
+    body = pair.models.model.get_base_model().model
     body.norm.forward = lambda hidden: torch.ones_like(hidden)
     assert pair.answers(TALKS, False, max_new_tokens=5) == (["", "", ""], 0)
 

@@ -24,12 +24,13 @@ def half() -> torch.dtype:
     return torch.float16 if without else torch.bfloat16
 
 
-def free_memory() -> int:
-    """Bytes that could be allocated now."""
+def free_memory() -> list[int]:
+    """Bytes that could be allocated now on each device of the kind."""
     if kind() == "cpu":
-        return int(psutil.virtual_memory().available)
-    reserved = _module().memory_reserved() - _module().memory_allocated()
-    return int(_module().mem_get_info()[0] + reserved)
+        return [int(psutil.virtual_memory().available)]
+    module = _module()
+    unused = (module.memory_reserved(one) - module.memory_allocated(one) for one in range(module.device_count()))
+    return [int(module.mem_get_info(one)[0] + kept) for one, kept in enumerate(unused)]
 
 
 def peak_memory() -> int | None:

@@ -7,6 +7,7 @@ import torch
 
 from stages.backends.unsloth.base import weights_folder
 from stages.backends.unsloth.inference.local import LocalPair
+from stages.backends.unsloth.inference.models import Adapted
 from stages.backends.unsloth.reader import Chat
 from stages.backends.unsloth.training.weight_change import Weights
 from stages.core.paths import GROUPS, RUN, SPLITS, TUNED, VALIDATION_HISTORY, WEIGHTS
@@ -57,7 +58,7 @@ def test_biases(train, tmp_path, bias, expected):
     from transformers import AutoModelForCausalLM
 
     alone = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    expected_nll = LocalPair(alone, alone, Chat.load(), 4).likelihoods(talks, tuned=True).nll
+    expected_nll = LocalPair(Adapted(alone), Chat.load(), 4).likelihoods(talks, tuned=True).nll
     assert pair.likelihoods(talks, tuned=False).nll.tolist() == expected_nll.tolist()
     assert pair.likelihoods(talks, tuned=True).nll.tolist() != expected_nll.tolist()
 
