@@ -103,31 +103,63 @@ def ours(train: list[Example], knobs: params.Params) -> tuple[float, list[float]
     return result.run["seconds"], [row["train_loss"] for row in history if "train_loss" in row]
 
 
-def stock(train: list[Example], knobs: params.Params, checkpointing: bool) -> tuple[float, list[float]]:
+def stock(
+    train: list[Example], knobs: params.Params, checkpointing: bool, folder: Path | None = None, callbacks: Any = ()
+) -> tuple[float, list[float]]:
     """As in Unsloth's notebooks: its own loader, adapters and, if asked for, checkpointing, TRL's collator and loss."""
-    from trl import SFTConfig, SFTTrainer
     from unsloth import FastLanguageModel
 
-    model, tokenizer = FastLanguageModel.from_pretrained(
-        str(weights_folder()),
+    loaded, tokenizer = FastLanguageModel.from_pretrained(
+        str(folder or weights_folder()),
         max_seq_length=knobs.unsloth.max_length,
         load_in_4bit=False,
         use_gradient_checkpointing="unsloth" if checkpointing else False,
     )
-    model = FastLanguageModel.get_peft_model(
-        model,
-        r=knobs.lora.r,
-        lora_alpha=knobs.lora.alpha,
+    lora = knobs.lora
+    depth = loaded.config.get_text_config().num_hidden_layers
+    adapted = FastLanguageModel.get_peft_model(
+        loaded,
+        r=lora.r,
+        lora_alpha=lora.alpha,
         lora_dropout=knobs.dropout,
-        target_modules=list(knobs.lora.target_modules),
+        target_modules=model._modules(lora.target_modules, loaded),
+        layers_to_transform=model._layers(lora.layers_to_transform, depth),
         use_gradient_checkpointing="unsloth" if checkpointing else False,
         random_state=knobs.seed,
     )
+    return trained(adapted, tokenizer, train, knobs, checkpointing, callbacks)
+
+
+def plain(train: list[Example], knobs: params.Params, folder: Path, callbacks: Any = ()) -> tuple[float, list[float]]:
+    """TRL and PEFT without Unsloth, as in TRL's documentation: with its gradient checkpointing."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True).to(place)
+    torch.manual_seed(knobs.seed)
+    modules = model._modules(knobs.lora.target_modules, loaded)
+    lora = LoraConfig(r=knobs.lora.r, lora_alpha=knobs.lora.alpha, lora_dropout=knobs.dropout, target_modules=modules)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return trained(get_peft_model(loaded, lora), tokenizer, train, knobs, True, callbacks)
+
+
+def trained(
+    adapted: Any, tokenizer: Any, train: list[Example], knobs: params.Params, checkpointing: bool, callbacks: Any
+) -> tuple[float, list[float]]:
+    """Seconds of TRL's trainer, and each step's loss. Without `max_length`, which would turn off Unsloth's padding-free
+    batches.
+    """
+    from trl import SFTConfig, SFTTrainer
+
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SFTConfig(
             output_dir=scratch,
             num_train_epochs=knobs.epochs,
             per_device_train_batch_size=knobs.batch_size,
+            # Unsloth replaces TRL's default by 2.
+            gradient_accumulation_steps=1,
             learning_rate=knobs.lr,
             weight_decay=knobs.weight_decay,
             lr_scheduler_type=knobs.scheduler,
@@ -143,7 +175,13 @@ def stock(train: list[Example], knobs: params.Params, checkpointing: bool) -> tu
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
         )
-        trainer = SFTTrainer(model=model, processing_class=tokenizer, args=arguments, train_dataset=run.dataset(train))
+        trainer = SFTTrainer(
+            model=adapted,
+            processing_class=tokenizer,
+            args=arguments,
+            train_dataset=run.dataset(train),
+            callbacks=list(callbacks),
+        )
         begin = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - begin
