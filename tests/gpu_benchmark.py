@@ -26,12 +26,12 @@ from stages.backends.unsloth.reader import IGNORED, Example
 from tests import benchmark
 from tests.conftest import ROOT
 
-STEPS, BATCH = 24, 8
+STEPS, BATCH = 20, 8
 # Steps in which kernels are compiled and tuned; they do not count.
 WARM_UP = 4
 # Adapters, gradients and activations of a batch, beside the weights.
 BESIDE = 12 * 2**30
-SECONDS = 330
+SECONDS = 270
 
 
 @dataclass(frozen=True)
