@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stages import params
@@ -136,17 +138,26 @@ def plain(train: list[Example], knobs: params.Params, folder: Path, callbacks: A
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    place = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, local_files_only=True).to(place)
+    from stages.backends.unsloth.common import device
+
+    half = device.half()
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=half, local_files_only=True).to(device.kind())
     torch.manual_seed(knobs.seed)
     modules = model._modules(knobs.lora.target_modules, loaded)
     lora = LoraConfig(r=knobs.lora.r, lora_alpha=knobs.lora.alpha, lora_dropout=knobs.dropout, target_modules=modules)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return trained(get_peft_model(loaded, lora), tokenizer, train, knobs, True, callbacks)
+    options = {"use_cpu": device.kind() == "cpu", "fp16": half == torch.float16, "bf16": half == torch.bfloat16}
+    return trained(get_peft_model(loaded, lora), tokenizer, train, knobs, True, callbacks, options)
 
 
 def trained(
-    adapted: Any, tokenizer: Any, train: list[Example], knobs: params.Params, checkpointing: bool, callbacks: Any
+    adapted: Any,
+    tokenizer: Any,
+    train: list[Example],
+    knobs: params.Params,
+    checkpointing: bool,
+    callbacks: Any,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[float, list[float]]:
     """Seconds of TRL's trainer, and each step's loss. Without `max_length`, which would turn off Unsloth's padding-free
     batches.
@@ -174,6 +185,7 @@ def trained(
             report_to="none",
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
+            **options,
         )
         trainer = SFTTrainer(
             model=adapted,

@@ -108,7 +108,7 @@ def share_of_peak(tokens_per_second: float, multiplied: int, card: str) -> float
     return None if known is None else 4 * multiplied * tokens_per_second / known
 
 
-def conversations(vocabulary: int, count: int = STEPS * BATCH) -> list[Example]:
+def conversations(vocabulary: int, steps: int = STEPS) -> list[Example]:
     """Conversations of random tokens with a common prompt, of the lengths that support desks have."""
     draw = random.Random(3)
 
@@ -116,7 +116,7 @@ def conversations(vocabulary: int, count: int = STEPS * BATCH) -> list[Example]:
         return [draw.randrange(300, vocabulary) for _ in range(draw.randint(least, most))]
 
     system, found = some(200, 200), []
-    for _ in range(count):
+    for _ in range(steps * BATCH):
         question, answer = some(20, 200), some(50, 400)
         found.append(Example(system + question + answer, [IGNORED] * (len(system) + len(question)) + answer))
     return found
@@ -213,9 +213,9 @@ TRAINERS: dict[str, Callable[[Path, list[Example], Clock], None]] = {
 }
 
 
-def measure(trainer: str, folder: Path, vocabulary: int) -> dict[str, Any]:
+def measure(trainer: str, folder: Path, vocabulary: int, steps: int) -> dict[str, Any]:
     """Train in this process; tokens/s, peak memory in MB, and the mean loss of all steps."""
-    train, clock = conversations(vocabulary), Clock()
+    train, clock = conversations(vocabulary, steps), Clock()
     TRAINERS[trainer](folder, train, clock)
     from stages.backends.unsloth.training import run
 
@@ -224,9 +224,9 @@ def measure(trainer: str, folder: Path, vocabulary: int) -> dict[str, Any]:
     return {"speed": clock.speed(tokens), "memory": run.peak_memory_mb(), "loss": mean, "steps": len(clock.losses)}
 
 
-def in_own_process(trainer: str, folder: Path, vocabulary: int, seconds: float) -> dict[str, Any] | str:
+def in_own_process(trainer: str, folder: Path, vocabulary: int, steps: int, seconds: float) -> dict[str, Any] | str:
     """What `measure` found, or why it found nothing."""
-    command = [sys.executable, "-m", "tests.gpu_benchmark", trainer, str(folder), str(vocabulary)]
+    command = [sys.executable, "-m", "tests.gpu_benchmark", trainer, str(folder), str(vocabulary), str(steps)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=max(seconds, 1), cwd=ROOT)
     except subprocess.TimeoutExpired:
@@ -252,7 +252,7 @@ def table(results: dict[str, dict[str, Any] | str], multiplied: int, card: str) 
     return "\n".join(lines)
 
 
-def compare(shape: Shape, card: str, seconds: float) -> tuple[str, bool]:
+def compare(shape: Shape, card: str, seconds: float, steps: int = STEPS) -> tuple[str, bool]:
     """Measure all trainers one after another; the table with its heading, and whether all were measured."""
     end = time.monotonic() + seconds
     results: dict[str, dict[str, Any] | str] = {}
@@ -260,11 +260,12 @@ def compare(shape: Shape, card: str, seconds: float) -> tuple[str, bool]:
         folder = Path(scratch)
         write_in_own_process(shape, folder)
         for trainer in TRAINERS:
-            results[trainer] = in_own_process(trainer, folder, shape.config["vocab_size"], end - time.monotonic())
+            left = end - time.monotonic()
+            results[trainer] = in_own_process(trainer, folder, shape.config["vocab_size"], steps, left)
             print(f"{trainer}: {results[trainer]}", flush=True)
     heading = (
         f"{card}, {time.strftime('%Y-%m-%d')}: LoRA r=16 on all linear layers of {shape.name}'s shape with random"
-        f" weights, {STEPS} steps of {BATCH} conversations with a common prompt of 200 tokens"
+        f" weights, {steps} steps of {BATCH} conversations with a common prompt of 200 tokens"
     )
     complete = all(isinstance(found, dict) for found in results.values())
     return f"{heading}\n\n{table(results, shape.multiplied, card)}", complete
@@ -284,12 +285,12 @@ def _roomy(wanted: int) -> str | None:
 
 
 def main() -> None:
-    if len(sys.argv) == 4:
-        what, folder, last = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    if len(sys.argv) > 2:
+        what, folder, *others = sys.argv[1:]
         if what == "write":
-            write(next(shape for shape in MODELS if shape.name == last), folder)
+            write(next(shape for shape in MODELS if shape.name == others[0]), Path(folder))
         else:
-            print(json.dumps(measure(what, folder, int(last))))
+            print(json.dumps(measure(what, Path(folder), *map(int, others))))
         return
     from stages.backends.unsloth.common import device
 
