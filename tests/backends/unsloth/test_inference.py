@@ -110,7 +110,7 @@ def test_a_likelihood_is_computed_with_little_padding(pair, monkeypatch):
 def test_the_heads_input_is_in_one_piece(pair, monkeypatch):
     """Of a slice, torch would copy the head's weights for each row."""
     seen = []
-    pair.tuned.get_output_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    pair.models.model.get_output_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     pair.likelihoods(TALKS, True)
     assert seen and all(one.is_contiguous() for one in seen)
 
