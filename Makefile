@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint docs review compare check doctor chat setup clean
+.PHONY: help run test test-all lint docs review compare check doctor gpu-check chat setup clean
 
 help:  ## List the targets
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ chat: setup  ## Chat with the tuned model; `python -m stages.commands.chat --bas
 
 doctor:  ## Report what this machine can do and what is missing; needs no set-up
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stages.commands.doctor
+
+gpu-check:  ## Test and measure what only a GPU can show, in at most eight minutes, without a network
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m tests.gpu_check
 
 setup: .venv/complete  ## Create .venv with the pinned packages, unless it is up to date
 

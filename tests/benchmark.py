@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stages import params
@@ -103,31 +105,72 @@ def ours(train: list[Example], knobs: params.Params) -> tuple[float, list[float]
     return result.run["seconds"], [row["train_loss"] for row in history if "train_loss" in row]
 
 
-def stock(train: list[Example], knobs: params.Params, checkpointing: bool) -> tuple[float, list[float]]:
+def stock(
+    train: list[Example], knobs: params.Params, checkpointing: bool, folder: Path | None = None, callbacks: Any = ()
+) -> tuple[float, list[float]]:
     """As in Unsloth's notebooks: its own loader, adapters and, if asked for, checkpointing, TRL's collator and loss."""
-    from trl import SFTConfig, SFTTrainer
     from unsloth import FastLanguageModel
 
-    model, tokenizer = FastLanguageModel.from_pretrained(
-        str(weights_folder()),
+    loaded, tokenizer = FastLanguageModel.from_pretrained(
+        str(folder or weights_folder()),
         max_seq_length=knobs.unsloth.max_length,
         load_in_4bit=False,
         use_gradient_checkpointing="unsloth" if checkpointing else False,
     )
-    model = FastLanguageModel.get_peft_model(
-        model,
-        r=knobs.lora.r,
-        lora_alpha=knobs.lora.alpha,
+    lora = knobs.lora
+    depth = loaded.config.get_text_config().num_hidden_layers
+    adapted = FastLanguageModel.get_peft_model(
+        loaded,
+        r=lora.r,
+        lora_alpha=lora.alpha,
         lora_dropout=knobs.dropout,
-        target_modules=list(knobs.lora.target_modules),
+        target_modules=model._modules(lora.target_modules, loaded),
+        layers_to_transform=model._layers(lora.layers_to_transform, depth),
         use_gradient_checkpointing="unsloth" if checkpointing else False,
         random_state=knobs.seed,
     )
+    return trained(adapted, tokenizer, train, knobs, checkpointing, callbacks)
+
+
+def plain(train: list[Example], knobs: params.Params, folder: Path, callbacks: Any = ()) -> tuple[float, list[float]]:
+    """TRL and PEFT without Unsloth, as in TRL's documentation: with its gradient checkpointing."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from stages.backends.unsloth.common import device
+
+    half = device.half()
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=half, local_files_only=True).to(device.kind())
+    torch.manual_seed(knobs.seed)
+    modules = model._modules(knobs.lora.target_modules, loaded)
+    lora = LoraConfig(r=knobs.lora.r, lora_alpha=knobs.lora.alpha, lora_dropout=knobs.dropout, target_modules=modules)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    options = {"use_cpu": device.kind() == "cpu", "fp16": half == torch.float16, "bf16": half == torch.bfloat16}
+    return trained(get_peft_model(loaded, lora), tokenizer, train, knobs, True, callbacks, options)
+
+
+def trained(
+    adapted: Any,
+    tokenizer: Any,
+    train: list[Example],
+    knobs: params.Params,
+    checkpointing: bool,
+    callbacks: Any,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[float, list[float]]:
+    """Seconds of TRL's trainer, and each step's loss. Without `max_length`, which would turn off Unsloth's padding-free
+    batches.
+    """
+    from trl import SFTConfig, SFTTrainer
+
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SFTConfig(
             output_dir=scratch,
             num_train_epochs=knobs.epochs,
             per_device_train_batch_size=knobs.batch_size,
+            # Unsloth replaces TRL's default by 2.
+            gradient_accumulation_steps=1,
             learning_rate=knobs.lr,
             weight_decay=knobs.weight_decay,
             lr_scheduler_type=knobs.scheduler,
@@ -142,8 +185,15 @@ def stock(train: list[Example], knobs: params.Params, checkpointing: bool) -> tu
             report_to="none",
             disable_tqdm=True,
             dataset_kwargs={"skip_prepare_dataset": True},
+            **options,
         )
-        trainer = SFTTrainer(model=model, processing_class=tokenizer, args=arguments, train_dataset=run.dataset(train))
+        trainer = SFTTrainer(
+            model=adapted,
+            processing_class=tokenizer,
+            args=arguments,
+            train_dataset=run.dataset(train),
+            callbacks=list(callbacks),
+        )
         begin = time.perf_counter()
         trainer.train()
         seconds = time.perf_counter() - begin

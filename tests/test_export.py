@@ -57,7 +57,8 @@ def test_the_whole_model_answers_as_the_adapter_on_its_base_does(train, method):
     export.main()
     assert [path.name for path in EXPORT.iterdir()] == ["safetensors"]
     chat, knobs = Chat.load(BASE), params.load()
-    tuned = LocalPair.load(weights_folder(), TUNED, chat, knobs.evaluate.batch_size).tuned
+    with LocalPair.load(weights_folder(), TUNED, chat, knobs.evaluate.batch_size)._which(True) as model:
+        tuned = model
     whole = AutoModelForCausalLM.from_pretrained(WHOLE, dtype="auto")
     assert whole.dtype == torch.bfloat16
     for talk in conversations.read_jsonl(SPLITS["test"]):

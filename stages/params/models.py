@@ -82,8 +82,8 @@ class Params(Section):
     )
     packing: Flag | Auto = knob(
         "Put the conversations of a micro-batch into one sequence, separated by the attention mask, so that padding is"
-        " never computed and a common prompt prefix only once. auto packs where it works: without a GPU, for plain"
-        " attention.",
+        " never computed and a common prompt prefix only once. auto packs where it works: with plain attention, on"
+        " a GPU with most.",
         _LOCAL_COST,
     )
     method: Literal["lora", "qlora", "dora", "full"] = knob(

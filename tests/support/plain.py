@@ -44,7 +44,7 @@ def on_the_cpu(monkeypatch):
     monkeypatch.setattr(trl.SFTTrainer, "compute_loss", lambda self, model, inputs: model(**inputs).loss)
 
 
-def trainable(base, chosen, model=None, packed=True, budget=768):
+def trainable(base, chosen, model=None, form="tree", budget=768):
     """The equivalent of `model.load`, with all weights of the model in `base`, or with this model."""
     from transformers import AutoTokenizer
 
@@ -53,7 +53,7 @@ def trainable(base, chosen, model=None, packed=True, budget=768):
     from stages.backends.unsloth.training.model import Trainable
 
     model = model_of(base) if model is None else model
-    batches = MicroBatches(packed, chosen.adversarial.method == "none", pad=0, budget=budget)
+    batches = MicroBatches(form, chosen.adversarial.method == "none", pad=0, budget=budget)
     return Trainable(model, AutoTokenizer.from_pretrained(base), batches, optimizer.groups(model, chosen))
 
 

@@ -65,11 +65,11 @@ def test_truncated_answers_are_counted(pair):
 
 def test_answers_stop_at_the_end_token(pair):
     # Rig the head so that the end token is always the most likely.
-    head = pair.tuned.get_output_embeddings()
+    head = pair.models.model.get_output_embeddings()
     head.weight = torch.nn.Parameter(torch.zeros_like(head.weight))
     with torch.no_grad():
         head.weight[2] = 1
-    body = pair.tuned.get_base_model().model
+    body = pair.models.model.get_base_model().model
     body.norm.forward = lambda hidden: torch.ones_like(hidden)
     assert pair.answers(TALKS, False, max_new_tokens=5) == (["", "", ""], 0)
 
@@ -110,7 +110,7 @@ def test_a_likelihood_is_computed_with_little_padding(pair, monkeypatch):
 def test_the_heads_input_is_in_one_piece(pair, monkeypatch):
     """Of a slice, torch would copy the head's weights for each row."""
     seen = []
-    pair.tuned.get_output_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    pair.models.model.get_output_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
     pair.likelihoods(TALKS, True)
     assert seen and all(one.is_contiguous() for one in seen)
 

@@ -8,6 +8,7 @@ import torch
 
 from stages.backends.unsloth.inference import local as inference
 from stages.backends.unsloth.inference.local import LocalPair
+from stages.backends.unsloth.inference.models import Adapted
 from stages.backends.unsloth.reader import Chat
 from stages.dataset.conversations import Conversation, Message
 from tests.backends.unsloth.test_inference import TALKS, talk
@@ -44,7 +45,7 @@ def both(base, tmp_path):
     """A pair in float32, and the same two models loaded independently, by `tuned`."""
     tuned = adapter(base, tmp_path / "adapter")
     pair = LocalPair.load(base, tmp_path / "adapter", Chat.load(), batch_size=2)
-    pair.tuned.float()
+    pair.models.model.float()
     return pair, {False: plain(base), True: tuned}
 
 
@@ -168,7 +169,7 @@ def test_answers_match_their_prompts_and_truncated_ones_are_counted(both):
     talks = [talk(prompt, "x") for prompt in prompts]
     rest = len(pair.chat.tokenizer(pair.chat.render(Conversation(talks[2].prompt), answer_next=True))["input_ids"]) - 1
     scripted = Scripted(ending={rest + 9, rest + 5})
-    texts, cut = LocalPair(None, scripted, pair.chat, batch_size=2).answers(talks, True, max_new_tokens=3)
+    texts, cut = LocalPair(Adapted(scripted), pair.chat, batch_size=2).answers(talks, True, max_new_tokens=3)
     # Similar lengths together, longest first.
     assert scripted.asked == [[rest + 9, rest + 7], [rest + 5, rest + 3], [rest + 1]]
     letters = [pair.chat.tokenizer.decode([40 + (rest + len(prompt)) % 50]) for prompt in prompts]
@@ -188,7 +189,7 @@ def test_batches_with_gradients_are_limited_by_tokens(both, monkeypatch, room, r
     monkeypatch.setattr(inference, "_GRADIENT_TOKENS", int(room * longest))
     monkeypatch.setattr(inference, "_ALIKE", 0.0)
     seen = []
-    pair.tuned.get_input_embeddings().register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    pair.models.model.get_input_embeddings().register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     pair.perturbed(TALKS, True, 0.5)
     # Two forward passes per batch: for the gradient, and with the perturbation.
     assert seen == [size for size in rows for _ in range(2)]
@@ -198,7 +199,9 @@ def test_likelihoods_are_computed_in_batches_of_the_given_size(both, monkeypatch
     pair, _ = both
     monkeypatch.setattr(inference, "_ALIKE", 0.0)
     seen = []
-    pair.tuned.get_input_embeddings().register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+    pair.models.model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: seen.append(tuple(given[0].shape))
+    )
     pair.likelihoods(TALKS, True)
     longest, _, shortest = sorted(lengths(pair), reverse=True)
     assert seen == [(2, longest), (1, shortest)]
@@ -211,24 +214,12 @@ def test_the_base_keeps_its_own_biases_beside_an_adapter_that_trains_them(projec
     use_base(base)
     adapter(base, tmp_path / "adapter", bias="all", target_modules=["q_proj", "v_proj"])
     pair = LocalPair.load(base, tmp_path / "adapter", Chat.load(), batch_size=3)
-    pair.base.float(), pair.tuned.float()
+    pair.models.model.float()
     alone = plain(base)
     with torch.no_grad():
         expected = [float(response_sums(alone, *ids(pair, one))[0]) for one in TALKS]
     assert pair.likelihoods(TALKS, False).nll == pytest.approx(expected, rel=1e-4)
     assert (np.abs(pair.likelihoods(TALKS, True).nll / expected - 1) > 1e-3).all()
-
-
-def test_a_full_model_is_loaded_beside_the_base(base, tmp_path):
-    other = make_base(tmp_path / "other", "qwen2")
-    pair = LocalPair.load(base, other, Chat.load(), batch_size=3)
-    assert (pair.base.config.model_type, pair.tuned.config.model_type) == ("llama", "qwen2")
-    with pair._which(False) as model:
-        assert model is pair.base
-    with pair._which(True) as model:
-        assert model is pair.tuned
-    assert pair.base.dtype == torch.bfloat16 and not any(weight.requires_grad for weight in pair.tuned.parameters())
-    assert not pair.base.training and not pair.tuned.training and pair.facts() == {}
 
 
 def test_a_streamed_answer_equals_the_batched_answer(both):

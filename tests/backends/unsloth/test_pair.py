@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages import backends, evaluate, params
-from stages.backends.unsloth.inference import local
+from stages.backends.unsloth.inference import models as models_of_pair
 from stages.backends.unsloth.reader import Chat
 from stages.core import files
 from stages.core.paths import MEASURES, PREDICTIONS, SPLIT_REPORT, SPLITS, TEST_LABELS, TRAIN_METRICS, TUNED
@@ -31,7 +31,7 @@ def tuned(splits, base, monkeypatch):
 
     All in 32 bits: the likeliest tokens of random weights are closer to each other than 16 bits can tell.
     """
-    monkeypatch.setattr(local, "_DTYPE", torch.float32)
+    monkeypatch.setattr(models_of_pair, "_DTYPE", torch.float32)
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -94,4 +94,6 @@ def test_chat_answers_with_the_requested_model(tuned):
         words = []
         said = pair.say(asked, name == "tuned", 6, words.append)
         assert said == "".join(words).strip() == generated(model, chat, asked, 6)
-    assert Path(TUNED / "adapter_config.json").exists() and pair.facts() == {}
+    assert Path(TUNED / "adapter_config.json").exists()
+    engine = "transformers, padded batches"
+    assert pair.facts() == {"engine": engine, "precision": "float32", "device": "cpu"}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import psutil
 import torch
 
 
@@ -15,6 +16,21 @@ def kind() -> str:
 def name() -> str:
     """The model of the device, and `cpu` for any CPU."""
     return "cpu" if kind() == "cpu" else str(_module().get_device_name())
+
+
+def half() -> torch.dtype:
+    """The 16-bit format that it computes in: bf16, or fp16 on NVIDIA GPUs before Ampere."""
+    without = kind() == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if without else torch.bfloat16
+
+
+def free_memory() -> list[int]:
+    """Bytes that could be allocated now on each device of the kind."""
+    if kind() == "cpu":
+        return [int(psutil.virtual_memory().available)]
+    module = _module()
+    unused = (module.memory_reserved(one) - module.memory_allocated(one) for one in range(module.device_count()))
+    return [int(module.mem_get_info(one)[0] + kept) for one, kept in enumerate(unused)]
 
 
 def peak_memory() -> int | None:

@@ -1,55 +1,57 @@
 """Base and tuned model on this machine, run with plain transformers and peft, as users of the adapter would."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from peft import PeftConfig, PeftModel
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, GenerationConfig, TextStreamer
+from transformers import GenerationConfig, TextStreamer
 
 from stages.backends.protocol import Likelihoods
 from stages.backends.unsloth.common import device, memory, perturbation
-from stages.backends.unsloth.inference.attention import speed_up_steps
+from stages.backends.unsloth.inference import continuous, models
 from stages.backends.unsloth.reader import IGNORED, Chat, Example
-from stages.core.cli import UserError, quiet_libraries
+from stages.core.cli import UserError, notice, quiet_libraries
 from stages.dataset.conversations import Conversation, Message
 
 Found = TypeVar("Found")
 
-_DTYPE = torch.bfloat16
-# Most tokens per batch when a gradient is needed, since all activations are kept.
+# Most tokens per batch on a CPU when a gradient is needed, since all activations are kept.
 _GRADIENT_TOKENS = 2048
+# Activations of a layer, for each number of a token's hidden state, and of the head, for each token of the vocabulary.
+_LAYER_BYTES, _HEAD_BYTES = 34, 10
+_CONTINUOUS, _BATCHES = "transformers, continuous batching", "transformers, padded batches"
 # Scored together are conversations at least so long as the longest, or padding would take most of the time.
 _ALIKE = 0.75
 
 
-@dataclass(frozen=True)
+@dataclass
 class LocalPair:
-    """Base and tuned model: one model with an adapter that can be disabled, or two models."""
+    """Base and tuned model: one model with an adapter that can be disabled, or two models.
 
-    base: Any
-    tuned: Any
+    `engine` is how answers are generated, `precision` the number format of the weights.
+    """
+
+    models: models.Adapted | models.Two
     chat: Chat
     batch_size: int
+    engine: str = _BATCHES
+    precision: str = ""
 
     @classmethod
     def load(cls, weights: Path, tuned: Path, chat: Chat, batch_size: int) -> "LocalPair":
         """Load the base model and the adapter or full model in `tuned`, on the GPU if there is one."""
         quiet_libraries()
         memory.keep_freed()
-        base = _plain(weights)
-        if not (tuned / "adapter_config.json").exists():
-            return cls(base, _plain(tuned), chat, batch_size)
-        biases = PeftConfig.from_pretrained(str(tuned)).bias != "none"
-        # Trained biases overwrite the base's, and disabling the adapter would not restore them.
-        under = _plain(weights) if biases else base
-        model = PeftModel.from_pretrained(under, str(tuned), local_files_only=True).eval()
-        return cls(base if biases else model, model, chat, batch_size)
+        both = models.load(weights, tuned)
+        # Not the tuned model: of two, the base is used first.
+        with both.using(False) as model:
+            engine = _CONTINUOUS if continuous.applies(model) else _BATCHES
+            return cls(both, chat, batch_size, engine, models.precision(model))
 
     @property
     def kept(self) -> list[dict[str, Any]]:
@@ -59,7 +61,7 @@ class LocalPair:
     @property
     def varies(self) -> bool:
         """On a GPU, where the order of sums is not fixed."""
-        return bool(self.tuned.device.type != "cpu")
+        return device.kind() != "cpu"
 
     def price(self, conversations: Sequence[Conversation], tuned: bool, max_new_tokens: int) -> float | None:
         """Nothing: local answers cost only time."""
@@ -75,9 +77,21 @@ class LocalPair:
         return self._likelihoods(
             conversations,
             tuned,
-            max(1, min(self.batch_size, _GRADIENT_TOKENS // longest)),
+            max(1, min(self.batch_size, self._gradient_tokens(tuned) // longest)),
             lambda model, batch: _score_perturbed(model, batch, epsilon),
         )
+
+    def _gradient_tokens(self, tuned: bool) -> int:
+        """How many tokens a batch may have whose activations are kept: on a GPU by half of the free memory.
+
+        By layer as in Korthikanti et al. 2022 (arXiv:2205.05198), without the scores that fused attention never keeps.
+        """
+        if device.kind() == "cpu":
+            return _GRADIENT_TOKENS
+        with self._which(tuned) as model:
+            config = model.config.get_text_config()
+        per_token = _LAYER_BYTES * config.num_hidden_layers * config.hidden_size + _HEAD_BYTES * config.vocab_size
+        return int(min(device.free_memory()) / 2 / per_token)
 
     def _likelihoods(
         self,
@@ -103,13 +117,31 @@ class LocalPair:
         ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
         greedy = self._greedy(max_new_tokens)
         texts, cut, ends = [""] * len(ids), 0, set(self.chat.end_ids)
-        with self._which(tuned) as model:
-            for rows in _batches([len(one) for one in ids], self.batch_size, "answers", tuned):
-                for part, answers in _fitting(rows, lambda part: self._generate(model, [ids[r] for r in part], greedy)):
-                    for row, answer in zip(part, answers, strict=True):
-                        texts[row] = self.chat.spoken(answer, prompts[row])
-                        cut += ends.isdisjoint(answer)
+        for row, answer in self._answered(ids, tuned, greedy):
+            texts[row] = self.chat.spoken(answer, prompts[row])
+            cut += ends.isdisjoint(answer)
         return texts, cut
+
+    def _answered(
+        self, prompts: Sequence[list[int]], tuned: bool, how: GenerationConfig
+    ) -> Iterator[tuple[int, list[int]]]:
+        """The answer to each prompt, in any order."""
+        with self._which(tuned) as model:
+            if self.engine == _CONTINUOUS:
+                try:
+                    yield from enumerate(continuous.generated(model, prompts, how))
+                    return
+                # Its kernels may refuse a model in many ways; padded batches take all.
+                except Exception as error:
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    notice(f"evaluate: no continuous batching, so answers come in padded batches ({reason[:200]})")
+                    self.engine = _BATCHES
+            device.free_unused()
+            for rows in _batches([len(one) for one in prompts], self.batch_size, "answers", tuned):
+                for part, answers in _fitting(
+                    rows, lambda part: self._generate(model, [prompts[r] for r in part], how)
+                ):
+                    yield from zip(part, answers, strict=True)
 
     def _generate(self, model: Any, prompts: Sequence[list[int]], how: GenerationConfig) -> list[list[int]]:
         batch = self._left_padded(prompts)
@@ -138,20 +170,15 @@ class LocalPair:
         )
 
     def facts(self) -> dict[str, Any]:
-        """Nothing: local answers cost only time."""
-        return {}
+        """What computed the answers and likelihoods."""
+        return {"engine": self.engine, "precision": self.precision, "device": device.name()}
 
-    @contextmanager
-    def _which(self, tuned: bool) -> Iterator[Any]:
-        if tuned or self.base is not self.tuned:
-            yield self.tuned if tuned else self.base
-        else:
-            with self.tuned.disable_adapter():
-                yield self.tuned
+    def _which(self, tuned: bool) -> AbstractContextManager[Any]:
+        return self.models.using(tuned)
 
     def _left_padded(self, ids: Sequence[list[int]]) -> dict[str, torch.Tensor]:
         batch = self.chat.tokenizer.pad({"input_ids": list(ids)}, padding_side="left", return_tensors="pt")
-        return {name: batch[name].to(self.tuned.device) for name in ("input_ids", "attention_mask")}
+        return {name: batch[name].to(device.kind()) for name in ("input_ids", "attention_mask")}
 
     def _batch(self, examples: Sequence[Example]) -> "_Batch":
         inputs = self._left_padded([one.input_ids for one in examples])
@@ -159,7 +186,7 @@ class LocalPair:
         labels = torch.full((len(examples), width), IGNORED)
         for row, one in enumerate(examples):
             labels[row, width - len(one.labels) :] = torch.tensor(one.labels)
-        return _Batch(inputs, labels.to(self.tuned.device))
+        return _Batch(inputs, labels.to(device.kind()))
 
 
 class _Words(TextStreamer):  # type: ignore[misc]
@@ -185,15 +212,6 @@ class _Batch:
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
-
-
-def _plain(folder: Path) -> Any:
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPE, local_files_only=True)
-    # transformers slices the hidden states, and torch copies the head's weights for each row of a slice.
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
-    model = model.requires_grad_(False).to(device.kind()).eval()
-    speed_up_steps(model)
-    return model
 
 
 def _batches(

@@ -7,26 +7,52 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from stages.backends.unsloth.reader import IGNORED, Example
-from stages.backends.unsloth.training import prefix_tree
+from stages.backends.unsloth.training import prefix_tree, sequence
 from stages.core.cli import UserError
 
-MicroBatch = dict[str, torch.Tensor]
+# Tensors by name; and Unsloth's description of a tree, for its kernel.
+MicroBatch = dict[str, Any]
+
+TREE, SEGMENTS, SEQUENCE, PADDED = "tree", "segments", "sequence", "padded"
 
 
 class MicroBatches:
     """Splits batches into micro-batches of at most `budget` tokens, or of one conversation if that is longer.
 
-    If `packed`, a micro-batch is a tree (see `prefix_tree`), which shares the common prefix if `share`; else it is
-    padded.
+    `form` is how a micro-batch is written; if the model does not read it as it should, the next of `fallbacks` is used:
+
+    - TREE: one sequence (see `prefix_tree`), separated by an attention mask. If `share`, the common prefix occurs once.
+    - SEGMENTS: the same for Unsloth's kernel, where sharing saves enough tokens; otherwise as SEQUENCE.
+    - SEQUENCE: one sequence (see `sequence`), separated by the conversations' lengths.
+    - PADDED: one row per conversation.
     """
 
-    def __init__(self, packed: bool, share: bool, pad: int, budget: int) -> None:
-        self.packed, self.share, self.pad, self.budget = packed, share, pad, budget
+    def __init__(self, form: str, share: bool, pad: int, budget: int, fallbacks: Sequence[str] = ()) -> None:
+        self.form, self.share, self.pad, self.budget, self.fallbacks = form, share, pad, budget, fallbacks
+
+    @property
+    def packed(self) -> bool:
+        """Whether no padding is computed."""
+        return self.form != PADDED
 
     def of(self, batch: Sequence[Example]) -> list[MicroBatch]:
         """Split a batch. Micro-batches without learned tokens are dropped: their mean loss would be NaN."""
-        make = (lambda cut: prefix_tree.plant(cut, self.share)) if self.packed else (lambda cut: padded(cut, self.pad))
-        return [micro for cut in self._cuts(batch) if learned(micro := make(cut))]
+        return [micro for cut in self._cuts(batch) if learned(micro := self._made(cut))]
+
+    def whole(self, examples: Sequence[Example]) -> MicroBatch:
+        """One micro-batch of these examples, in the form that is tried, even where another would be smaller."""
+        return self._made(examples, sharing=self.form == SEGMENTS)
+
+    def fall_back(self) -> None:
+        """Use the next form."""
+        self.form, *self.fallbacks = self.fallbacks
+
+    def _made(self, cut: Sequence[Example], sharing: bool = False) -> MicroBatch:
+        if self.form == TREE:
+            return prefix_tree.plant(cut, self.share)
+        if self.form == SEGMENTS and (sharing or prefix_tree.worth_sharing(cut)):
+            return prefix_tree.in_segments(prefix_tree.plant(cut))
+        return padded(cut, self.pad) if self.form == PADDED else sequence.joined(cut)
 
     def shrink(self, batch: Sequence[Example]) -> None:
         """Halve the budget until this batch is split further.
@@ -54,9 +80,10 @@ class MicroBatches:
         return cuts
 
     def _size(self, examples: Sequence[Example]) -> int:
-        if self.packed:
-            return prefix_tree.size(examples, self.share)
-        return len(examples) * max(len(one.input_ids) for one in examples)
+        if self.form == PADDED:
+            return len(examples) * max(len(one.input_ids) for one in examples)
+        shared = self.share if self.form == TREE else self.form == SEGMENTS and prefix_tree.worth_sharing(examples)
+        return prefix_tree.size(examples, shared)
 
 
 def padded(examples: Sequence[Example], pad: int) -> MicroBatch:
@@ -76,7 +103,7 @@ def losses(model: Any, micro: MicroBatch, smoothing: float = 0.0) -> torch.Tenso
     """Loss in nats of each learned token of a packed or padded micro-batch, shape (learned tokens,), in float32."""
     if "branch" in micro:
         return prefix_tree.losses(model, micro, smoothing)
-    logits = model(input_ids=micro["input_ids"], attention_mask=micro["attention_mask"], use_cache=False).logits
+    logits = model(**{name: given for name, given in micro.items() if name != "labels"}, use_cache=False).logits
     targets = micro["labels"][:, 1:]
     learned = targets != IGNORED
     return torch.nn.functional.cross_entropy(
@@ -96,5 +123,7 @@ def members(micro: MicroBatch) -> torch.Tensor:
     """
     if "branch" in micro:
         return micro["branch"][None] - 1
+    if sequence.LENGTHS in micro:
+        return sequence.members(micro)
     rows = torch.arange(len(micro["input_ids"]), device=micro["input_ids"].device)[:, None]
     return torch.where(micro["attention_mask"] > 0, rows, -1)

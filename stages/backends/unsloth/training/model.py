@@ -51,8 +51,6 @@ def refuse_impossible(knobs: Params) -> None:
     if device.kind() != "cpu":
         if knobs.attention_dropout:
             raise UserError("attention_dropout: not supported by Unsloth's GPU kernels; set it to 0")
-        if knobs.packing is True:
-            raise UserError("packing: not supported by Unsloth's GPU kernels; set it to auto or false")
         if knobs.gradient_checkpointing and knobs.adversarial.method == "pgd":
             raise UserError(
                 "adversarial.method: pgd needs gradients of the embeddings alone, which Unsloth's"
@@ -240,23 +238,44 @@ def _set_attention_dropout(model: Any, rate: float) -> None:
 
 
 def _micro_batches(model: Any, tokenizer: Any, knobs: Params) -> "MicroBatches":
-    """Choose how batches are split: padded on a GPU, for Unsloth's kernels; elsewhere packed into trees if correct.
+    """Choose how batches are split, with what to fall back to; `isolation` tries it before the first step.
 
     Raises:
         UserError: packing is required, but the model's attention does not support it.
     """
     from stages.backends.unsloth.common import device
     from stages.backends.unsloth.training import prefix_tree
-    from stages.backends.unsloth.training.micro_batches import MicroBatches
+    from stages.backends.unsloth.training.micro_batches import PADDED, TREE, MicroBatches
 
-    supported = device.kind() == "cpu" and prefix_tree.supported(model.config)
-    if knobs.packing is True and not supported:
-        raise UserError(f"packing: not tested with {model.config.model_type} models; set it to auto")
-    packed = supported and knobs.packing is not False
-    if packed:
-        # On two cores, forward and backward are twice as fast as with the fused kernel.
-        model.set_attn_implementation("eager")
+    on_cpu = device.kind() == "cpu"
     # A perturbation belongs to one conversation, so its prefix cannot be shared.
     share = knobs.adversarial.method == "none"
-    budget = prefix_tree.TREE_TOKENS if device.kind() == "cpu" else sys.maxsize
-    return MicroBatches(packed, share, tokenizer.pad_token_id, budget)
+    forms = [] if knobs.packing is False else _packed_forms(model, share)
+    if knobs.packing is True and not forms:
+        raise UserError(f"packing: not tested with {model.config.model_type} models; set it to auto")
+    if TREE in forms:
+        # On two cores, forward and backward are twice as fast as with the fused kernel.
+        model.set_attn_implementation("eager")
+    budget = prefix_tree.TREE_TOKENS if on_cpu else sys.maxsize
+    form, *fallbacks = [*forms, PADDED]
+    return MicroBatches(form, share, tokenizer.pad_token_id, budget, fallbacks)
+
+
+def _packed_forms(model: Any, share: bool) -> list[str]:
+    """Forms without padding that may be right for the model on this device, best first."""
+    from stages.backends.unsloth.common import device
+    from stages.backends.unsloth.training import prefix_tree
+    from stages.backends.unsloth.training.micro_batches import SEGMENTS, SEQUENCE, TREE
+
+    supported = prefix_tree.supported(model.config)
+    if device.kind() == "cpu":
+        return [TREE] if supported else []
+    from unsloth.trainer import PADDING_FREE_BLOCKLIST
+    from unsloth.utils.hf_packed_attention import enable_hf_packed_attention
+
+    # Attention of its own, which Unsloth found to be wrong for a sequence of several conversations.
+    if model.config.model_type in PADDING_FREE_BLOCKLIST:
+        return []
+    # Models that run transformers' code get the kernel for separate lengths too.
+    enable_hf_packed_attention()
+    return [SEGMENTS, SEQUENCE] if supported and share and device.kind() == "cuda" else [SEQUENCE]

@@ -4,6 +4,10 @@ Conversations of a dataset often share a system prompt. A batch becomes a few tr
 common prefix, followed by one branch per conversation. Position ids and an attention mask restrict each branch to the
 prefix and itself, so every token has the same hidden state as in a separate sequence. Logits are computed only for
 learned tokens. Loss and gradient equal those of padded sequences up to rounding.
+
+On a GPU a mask of T x T numbers would be computed in full, and Unsloth drops it in training. There the tree goes to
+Unsloth's prefix grouping instead (`in_segments`): FlexAttention with the same rule, which skips what is masked. Its
+kernel for separate lengths is faster, but computes the prefix for each conversation.
 """
 
 import itertools
@@ -11,15 +15,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from stages.backends.unsloth.reader import IGNORED, Example
 
 # Attention is quadratic in a tree's length: beyond this many tokens it costs more than the shared prefix saves.
 TREE_TOKENS = 768
+# FlexAttention is slower than the kernel for separate lengths: Unsloth groups prefixes from this ratio of tokens on.
+_WORTH = 1.3
+# Learned tokens whose logits are on a GPU at a time; for 128,000 tokens in the vocabulary they take 1.3 GB.
+_AT_ONCE = 1024
 # Tested architectures, all with full causal attention and plain logits (no soft cap, no scale).
 ARCHITECTURES = {"llama", "qwen2", "qwen3"}
 
-Tree = dict[str, torch.Tensor]
+Tree = dict[str, Any]
 
 
 def supported(config: Any) -> bool:
@@ -32,6 +41,11 @@ def size(examples: Sequence[Example], share: bool = True) -> int:
     """Number of tokens in the tree of these examples."""
     prefix = _prefix(examples) if share else 0
     return prefix + sum(len(one.input_ids) - prefix for one in examples)
+
+
+def worth_sharing(examples: Sequence[Example]) -> bool:
+    """Whether sharing the prefix saves more on a GPU than its slower attention costs."""
+    return size(examples, False) >= _WORTH * size(examples)
 
 
 def plant(examples: Sequence[Example], share: bool = True) -> Tree:
@@ -62,6 +76,25 @@ def plant(examples: Sequence[Example], share: bool = True) -> Tree:
     }
 
 
+def in_segments(tree: Tree) -> Tree:
+    """The tree for Unsloth's prefix grouping: with `segments`, its description of prefix and branches."""
+    counts = torch.bincount(tree["branch"]).tolist()
+    return tree | {"segments": _segments(counts[0], [count for count in counts[1:] if count])}
+
+
+def unseparated(tree: Tree) -> Tree:
+    """The same tree, in which each token sees all before it."""
+    total = len(tree["branch"])
+    whole = {"segments": _segments(total, [])} if "segments" in tree else {}
+    return tree | {"branch": torch.zeros_like(tree["branch"])} | whole
+
+
+def _segments(prefix: int, branches: list[int]) -> Any:
+    from unsloth.utils.prefix_grouper_kernel import build_seg_info_multigroup
+
+    return build_seg_info_multigroup([(prefix, branches)], torch.device("cpu"))[0]
+
+
 def losses(model: Any, tree: Tree, smoothing: float = 0.0) -> torch.Tensor:
     """Negative log-likelihood in nats of each learned token, shape (L,), in float32.
 
@@ -73,32 +106,27 @@ def losses(model: Any, tree: Tree, smoothing: float = 0.0) -> torch.Tensor:
     hidden = body(
         input_ids=tree["input_ids"],
         position_ids=tree["position_ids"],
-        attention_mask=_mask(tree["branch"], inner.dtype),
         use_cache=False,
+        **_separation(tree, inner.dtype),
     ).last_hidden_state[0]
-    logits = inner.get_output_embeddings()(hidden[tree["predicting"]])
-    return torch.nn.functional.cross_entropy(
-        logits.float(), tree["targets"], reduction="none", label_smoothing=smoothing
-    )
+    head = inner.get_output_embeddings()
+    hidden, targets = hidden[tree["predicting"]], tree["targets"]
+    if hidden.device.type == "cpu":
+        return _nll(hidden, targets, head, smoothing)
+    parts = zip(hidden.split(_AT_ONCE), targets.split(_AT_ONCE), strict=True)
+    # Logits are computed again in the backward pass, rather than kept for all tokens.
+    return torch.cat([checkpoint(_nll, *part, head, smoothing, use_reentrant=False) for part in parts])
 
 
-@torch.no_grad()
-def honoured(model: Any, first: Example, second: Example) -> bool:
-    """Whether a branch has the same losses beside another as alone; a model that ignores the mask sees both.
+def _separation(tree: Tree, dtype: torch.dtype) -> dict[str, Any]:
+    """What tells the attention which tokens see each other."""
+    if "segments" in tree:
+        return {"prefix_seg_info": tree["segments"]}
+    return {"attention_mask": _mask(tree["branch"], dtype)}
 
-    The difference is compared with the one that seeing all makes. Differences in rounding are smaller, and so are those
-    below 0.02 nats, which do not matter.
-    """
-    tree = plant([first, second], False)
-    of_second = tree["branch"][tree["predicting"]] == 2
-    device = next(model.parameters()).device
 
-    def of(made: Tree) -> torch.Tensor:
-        return losses(model, {name: tensor.to(device) for name, tensor in made.items()}).cpu()
-
-    alone, beside = of(plant([second], False)), of(tree)[of_second]
-    seeing_all = of(tree | {"branch": torch.zeros_like(tree["branch"])})[of_second]
-    return bool((beside - alone).abs().mean() < max(float((seeing_all - alone).abs().mean()) / 2, 0.02))
+def _nll(hidden: torch.Tensor, targets: torch.Tensor, head: Any, smoothing: float) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(head(hidden).float(), targets, reduction="none", label_smoothing=smoothing)
 
 
 def _mask(branch: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

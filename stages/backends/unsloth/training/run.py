@@ -11,7 +11,7 @@ from typing import Any
 from stages.backends.protocol import Log, Result
 from stages.backends.unsloth.reader import IGNORED, Example
 from stages.backends.unsloth.training.model import Trainable
-from stages.core.cli import UserError, notice
+from stages.core.cli import notice
 from stages.params import Params
 
 VERSIONS = ("unsloth", "unsloth_zoo", "torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
@@ -34,11 +34,11 @@ def train(
         UserError: training diverged, or ran out of memory or disk space.
     """
     # Not earlier: these import classes that Unsloth must have patched.
-    from stages.backends.unsloth.training import checkpoints
+    from stages.backends.unsloth.training import checkpoints, isolation
     from stages.backends.unsloth.training.callbacks import KeepBest
     from stages.backends.unsloth.training.trainer import Trainer
 
-    _refuse_unseen_mask(trainable, train, knobs)
+    isolation.ensure(trainable.model, trainable.batches, train, required=knobs.packing is True)
     epochs, batch_size = knobs.numbers
     epoch_steps = -(-len(train) // batch_size)
     steps = math.ceil(epochs * epoch_steps)
@@ -80,24 +80,6 @@ def train(
         _facts(size, seconds, speed, before),
         groups=[group.row(knobs) for group in trainable.groups],
     )
-
-
-def _refuse_unseen_mask(trainable: Trainable, train: Sequence[Example], knobs: Params) -> None:
-    """Pad where the model's attention ignores the mask of a tree, so that conversations would see each other.
-
-    Raises:
-        UserError: packing is required.
-    """
-    from stages.backends.unsloth.training import prefix_tree
-
-    longest_first = sorted(train, key=lambda one: sum(label != IGNORED for label in one.labels), reverse=True)[:2]
-    trainable.model.eval()
-    if not trainable.batches.packed or len(longest_first) < 2 or prefix_tree.honoured(trainable.model, *longest_first):
-        return
-    if knobs.packing is True:
-        raise UserError("packing: this model's attention ignores the mask that packing needs; set it to auto")
-    notice("finetune: this model's attention ignores the mask that packing needs, so conversations are padded")
-    trainable.batches.packed = False
 
 
 def best(kept: Path) -> Path:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from stages.backends.unsloth.common import four_bit
 from stages.core import files
 from stages.params import Params
 
@@ -38,6 +39,8 @@ def write(model: Any, best: Path, folder: Path, knobs: Params) -> None:
         )
     else:
         shutil.copytree(best, folder)
+    if knobs.method == "qlora":
+        four_bit.mark(folder)
     if knobs.method != "full":
         _normalize(folder / "adapter_config.json", knobs.unsloth.model)
 

@@ -9,6 +9,7 @@ import torch
 from stages import params
 from stages.backends.unsloth.training import model as training_model
 from stages.backends.unsloth.training import prefix_tree
+from stages.backends.unsloth.training.micro_batches import PADDED, TREE
 from stages.core.cli import UserError
 from tests.conftest import set_params
 from tests.support.small import make_base
@@ -198,29 +199,27 @@ class Model:
 
 
 @pytest.mark.parametrize(
-    "kind, gpu, packing, packed",
+    "kind, packing, form, fallbacks",
     [
-        ("llama", False, "auto", True),
-        ("llama", False, True, True),
-        ("llama", False, False, False),
-        ("llama", True, "auto", False),
-        ("gemma2", False, "auto", False),
-        ("gemma2", False, True, None),
-        ("llama", True, True, None),
+        ("llama", "auto", TREE, [PADDED]),
+        ("llama", True, TREE, [PADDED]),
+        ("llama", False, PADDED, []),
+        ("gemma2", "auto", PADDED, []),
     ],
 )
-def test_when_batches_are_packed(project, monkeypatch, kind, gpu, packing, packed):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+def test_when_batches_are_packed(project, kind, packing, form, fallbacks):
     set_params(packing=packing)
-    model, tokenizer = Model(kind), SimpleNamespace(pad_token_id=17)
-    if packed is None:
-        with pytest.raises(UserError, match=f"packing: not tested with {kind} models"):
-            training_model._micro_batches(model, tokenizer, params.load())
-        return
-    found = training_model._micro_batches(model, tokenizer, params.load())
-    budget = sys.maxsize if gpu else prefix_tree.TREE_TOKENS
-    assert (found.packed, found.share, found.pad, found.budget) == (packed, True, 17, budget)
-    assert model.attention == ("eager" if packed else None)
+    model = Model(kind)
+    found = training_model._micro_batches(model, SimpleNamespace(pad_token_id=17), params.load())
+    expected = form, fallbacks, True, 17, prefix_tree.TREE_TOKENS
+    assert (found.form, found.fallbacks, found.share, found.pad, found.budget) == expected
+    assert model.attention == ("eager" if form == TREE else None)
+
+
+def test_packing_that_is_required_and_impossible_is_refused(project):
+    set_params(packing=True)
+    with pytest.raises(UserError, match="packing: not tested with gemma2 models"):
+        training_model._micro_batches(Model("gemma2"), SimpleNamespace(pad_token_id=17), params.load())
 
 
 @pytest.mark.parametrize("method, share", [("none", True), ("fgm", False), ("neftune", False)])

@@ -18,7 +18,8 @@ LEFT = {"bf16", "include_num_input_tokens_seen"}
 
 @pytest.mark.slow
 def test_training_on_the_rewritten_trainer_is_the_same():
-    tests = [HERE, HERE.with_name("test_run.py"), HERE.with_name("test_checkpoints.py")]
+    names = ("test_run.py", "test_checkpoints.py", "test_gpu_attention.py")
+    tests = [HERE, *map(HERE.with_name, names)]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.support.gpu_trainer", "-m", "not slow", *tests]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:]

@@ -211,9 +211,9 @@ def test_packing_makes_trees_and_does_not_change_the_result(observed):
     found = {}
     for packing in (True, "auto", False):
         error, calls = observed("calls", packing=packing, epochs=1, lr=0.01, batch_size=4)
-        assert error is None and calls.get("trees", 0) == (0 if packing is False else 2 + 4 + 2)
-        # Unsloth's own loss calls the whole model; with trees only its body is called.
-        assert ("LlamaForCausalLM" in calls) == (packing is False)
+        assert error is None and calls.get("trees", 0) == (0 if packing is False else 1 + 4 + 2)
+        # Unsloth's own loss calls the whole model; with trees only its body is called, but for one in the trial.
+        assert (calls["LlamaForCausalLM"] > 1) == (packing is False)
         found[packing] = losses()
     assert found[True] == found["auto"] == pytest.approx(found[False], abs=0.02)
 

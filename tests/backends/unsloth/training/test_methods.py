@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from stages.backends.unsloth.base import weights_folder
+from stages.backends.unsloth.common import four_bit
 from stages.backends.unsloth.inference.local import LocalPair
+from stages.backends.unsloth.inference.models import Adapted
 from stages.backends.unsloth.reader import Chat
 from stages.backends.unsloth.training.weight_change import Weights
 from stages.core.paths import GROUPS, RUN, SPLITS, TUNED, VALIDATION_HISTORY, WEIGHTS
@@ -30,6 +32,7 @@ def test_each_method_learns_and_is_loaded_by_plain_libraries(train, method):
     if method != "qlora":
         assert untouched.nll.sum() / untouched.tokens.sum() == pytest.approx(history[0], rel=0.02)
     modules = {row["module"] for row in rows(WEIGHTS)}
+    assert four_bit.trained_over(TUNED) == (method == "qlora")
     assert ("mlp.up_proj" in modules) and ("model.embed_tokens" in modules) == (method == "full")
     assert any(name.endswith("lora_magnitude_vector") for name in Weights(TUNED)) == (method == "dora")
 
@@ -57,7 +60,7 @@ def test_biases(train, tmp_path, bias, expected):
     from transformers import AutoModelForCausalLM
 
     alone = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-    expected_nll = LocalPair(alone, alone, Chat.load(), 4).likelihoods(talks, tuned=True).nll
+    expected_nll = LocalPair(Adapted(alone), Chat.load(), 4).likelihoods(talks, tuned=True).nll
     assert pair.likelihoods(talks, tuned=False).nll.tolist() == expected_nll.tolist()
     assert pair.likelihoods(talks, tuned=True).nll.tolist() != expected_nll.tolist()
 

@@ -3,7 +3,7 @@ import torch
 
 from stages.backends.unsloth.reader import IGNORED, Example
 from stages.backends.unsloth.training import micro_batches
-from stages.backends.unsloth.training.micro_batches import MicroBatches
+from stages.backends.unsloth.training.micro_batches import PADDED, SEQUENCE, TREE, MicroBatches
 from stages.core.cli import UserError
 from tests.backends.unsloth.training.test_prefix_tree import alone, batch_of
 
@@ -28,11 +28,11 @@ def gradients(model, cuts, smoothing=0.0):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("packed, share", [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("form, share", [(TREE, True), (TREE, False), (SEQUENCE, False), (PADDED, False)])
 @pytest.mark.parametrize("budget", [1, 150, 10_000])
-def test_loss_and_gradient_do_not_depend_on_how_a_batch_is_split(model, packed, share, budget, smoothing):
+def test_loss_and_gradient_do_not_depend_on_how_a_batch_is_split(model, form, share, budget, smoothing):
     batch = batch_of(shared=20, count=6)
-    cuts = MicroBatches(packed, share, pad=0, budget=budget).of(batch)
+    cuts = MicroBatches(form, share, pad=0, budget=budget).of(batch)
     assert len(cuts) == {1: 6, 10_000: 1}.get(budget, len(cuts))
     loss, found = gradients(model, cuts, smoothing)
     # Plain torch, one conversation at a time.
@@ -73,17 +73,17 @@ def conversation(length):
     return Example([5] * length, [IGNORED] + [5] * (length - 1))
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_micro_batches_are_within_the_budget_and_no_conversation_is_lost(packed):
+@pytest.mark.parametrize("form", [TREE, SEQUENCE, PADDED])
+def test_micro_batches_are_within_the_budget_and_no_conversation_is_lost(form):
     batch = [conversation(length) for length in (10, 10, 10, 30, 10)]
-    cuts = MicroBatches(packed, share=False, pad=0, budget=20).of(batch)
+    cuts = MicroBatches(form, share=False, pad=0, budget=20).of(batch)
     assert [micro["input_ids"].numel() for micro in cuts] == [20, 10, 30, 10]
     assert sum(micro_batches.learned(micro) for micro in cuts) == 9 * 4 + 29
 
 
 def test_shrinking_splits_further_until_each_conversation_is_alone():
     batch = [conversation(10)] * 4
-    batches = MicroBatches(True, share=False, pad=0, budget=10_000)
+    batches = MicroBatches(TREE, share=False, pad=0, budget=10_000)
     counts = [len(batches.of(batch))]
     while len(batches.of(batch)) < 4:
         batches.shrink(batch)
@@ -95,33 +95,33 @@ def test_shrinking_splits_further_until_each_conversation_is_alone():
 
 def test_members_assign_positions_to_conversations_packed_and_padded():
     batch = [conversation(2), conversation(3)]
-    packed, padded = (MicroBatches(kind, False, 0, 100).of(batch)[0] for kind in (True, False))
-    assert micro_batches.members(packed).tolist() == [[0, 0, 1, 1, 1]]
+    tree, joined, padded = (MicroBatches(form, False, 0, 100).of(batch)[0] for form in (TREE, SEQUENCE, PADDED))
+    assert micro_batches.members(tree).tolist() == micro_batches.members(joined).tolist() == [[0, 0, 1, 1, 1]]
     assert micro_batches.members(padded).tolist() == [[0, 0, -1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize(
-    "packed, budget, expected",
+    "form, budget, expected",
     [
         # Packed: 10 + 30 tokens fit into 40 exactly, and another conversation does not.
-        (True, 40, [2, 1]),
-        (True, 39, [1, 2]),
+        (TREE, 40, [2, 1]),
+        (SEQUENCE, 39, [1, 2]),
         # Padded: two of them take 2 x 30.
-        (False, 59, [1, 1, 1]),
-        (False, 60, [2, 1]),
-        (False, 90, [3]),
+        (PADDED, 59, [1, 1, 1]),
+        (PADDED, 60, [2, 1]),
+        (PADDED, 90, [3]),
     ],
 )
-def test_a_micro_batch_may_use_the_whole_budget(packed, budget, expected):
-    cuts = MicroBatches(packed, False, pad=0, budget=budget)._cuts([conversation(n) for n in (10, 30, 8)])
+def test_a_micro_batch_may_use_the_whole_budget(form, budget, expected):
+    cuts = MicroBatches(form, False, pad=0, budget=budget)._cuts([conversation(n) for n in (10, 30, 8)])
     assert [len(cut) for cut in cuts] == expected
 
 
 def test_a_shared_prefix_counts_once_in_the_budget():
     # 20 shared tokens, and 5 of each conversation.
     batch = [Example([3] * 20 + [n] * 5, [IGNORED] * 20 + [n] * 5) for n in (7, 8, 9)]
-    assert len(MicroBatches(True, True, pad=0, budget=35)._cuts(batch)) == 1
-    assert len(MicroBatches(True, False, pad=0, budget=35)._cuts(batch)) == 3
+    assert len(MicroBatches(TREE, True, pad=0, budget=35)._cuts(batch)) == 1
+    assert len(MicroBatches(TREE, False, pad=0, budget=35)._cuts(batch)) == 3
 
 
 @pytest.mark.parametrize(
@@ -136,25 +136,25 @@ def test_a_shared_prefix_counts_once_in_the_budget():
     ],
 )
 def test_the_budget_is_halved_until_the_batch_is_split_further(budget, expected):
-    batches = MicroBatches(False, share=False, pad=0, budget=budget)
+    batches = MicroBatches(PADDED, share=False, pad=0, budget=budget)
     batches.shrink([conversation(10)] * 4)
     assert batches.budget == expected
 
 
 def test_the_longest_conversation_is_reported_if_nothing_can_be_split():
     with pytest.raises(UserError, match="one conversation of up to 30 tokens at a time; set gradient_checkpointing"):
-        MicroBatches(False, False, pad=0, budget=1).shrink([conversation(10), conversation(30), conversation(20)])
+        MicroBatches(PADDED, False, pad=0, budget=1).shrink([conversation(10), conversation(30), conversation(20)])
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_micro_batch_with_nothing_to_learn_is_dropped(packed):
+@pytest.mark.parametrize("form", [TREE, SEQUENCE, PADDED])
+def test_a_micro_batch_with_nothing_to_learn_is_dropped(form):
     silent = Example([5, 6, 7], [IGNORED] * 3)
     # Nothing precedes a first token that could predict it.
     first = Example([5, 6], [5, IGNORED])
     batch = [silent, conversation(3), first]
-    cuts = MicroBatches(packed, False, pad=0, budget=3).of(batch)
+    cuts = MicroBatches(form, False, pad=0, budget=3).of(batch)
     assert [micro_batches.learned(micro) for micro in cuts] == [2]
-    assert MicroBatches(packed, False, pad=0, budget=3).of([silent, first]) == []
+    assert MicroBatches(form, False, pad=0, budget=3).of([silent, first]) == []
 
 
 def test_padding_is_on_the_right_and_masked():
@@ -164,12 +164,12 @@ def test_padding_is_on_the_right_and_masked():
     assert micro["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_losses_are_in_float32_for_any_model_dtype(small_base, packed):
+@pytest.mark.parametrize("form", [TREE, SEQUENCE, PADDED])
+def test_losses_are_in_float32_for_any_model_dtype(small_base, form):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.bfloat16).eval()
-    (micro,) = MicroBatches(packed, False, pad=0, budget=100).of([conversation(5)])
+    (micro,) = MicroBatches(form, False, pad=0, budget=100).of([conversation(5)])
     with torch.no_grad():
         found = micro_batches.losses(model, micro)
         logits = model(input_ids=torch.tensor([[5] * 5])).logits[0, :-1].float()

@@ -11,7 +11,6 @@ from tests.conftest import set_params
     "knobs, message",
     [
         ({"attention_dropout": 0.1}, "attention_dropout: not supported by Unsloth's GPU kernels"),
-        ({"packing": True}, "packing: not supported by Unsloth's GPU kernels"),
         ({"gradient_checkpointing": True, "adversarial__method": "pgd"}, "pgd needs gradients of the embeddings alone"),
     ],
 )

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from stages.backends.unsloth.reader import IGNORED, Example
-from stages.backends.unsloth.training import prefix_tree, run
-from stages.core.cli import UserError
+from stages.backends.unsloth.training import prefix_tree
 
 
 @pytest.fixture(scope="module")
@@ -154,45 +153,3 @@ def test_hidden_states_come_from_the_model_under_peft_s_wrapper():
     batch = batch_of(shared=4, count=3)
     expected = torch.cat([alone(adapted, one) for one in batch])
     torch.testing.assert_close(prefix_tree.losses(adapted, prefix_tree.plant(batch)), expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.fixture
-def attentive(small_base):
-    """A model whose answers depend on what it sees: with its small random weights they hardly do."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(small_base, dtype=torch.float32, attn_implementation="eager").eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "proj" in name:
-                weight *= 12
-    return model
-
-
-def seeing_all(branch, dtype):
-    """The mask of a model that knows only the order of tokens."""
-    hidden = torch.ones(len(branch), len(branch), dtype=torch.bool).triu(1)
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)[None, None]
-
-
-def test_a_model_that_ignores_the_mask_is_noticed(attentive, monkeypatch):
-    first, second = batch_of(0, count=2)
-    assert prefix_tree.honoured(attentive, first, second)
-    monkeypatch.setattr(prefix_tree, "_mask", seeing_all)
-    assert not prefix_tree.honoured(attentive, first, second)
-
-
-@pytest.mark.parametrize("packing", ["auto", True])
-def test_where_the_mask_is_ignored_conversations_are_padded_unless_packing_is_required(attentive, monkeypatch, packing):
-    knobs = SimpleNamespace(packing=packing)
-    batches = SimpleNamespace(packed=True)
-    trainable = SimpleNamespace(model=attentive, batches=batches)
-    run._refuse_unseen_mask(trainable, batch_of(0), knobs)
-    assert batches.packed
-    monkeypatch.setattr(prefix_tree, "_mask", seeing_all)
-    if packing is True:
-        with pytest.raises(UserError, match="packing: this model's attention ignores the mask"):
-            run._refuse_unseen_mask(trainable, batch_of(0), knobs)
-    else:
-        run._refuse_unseen_mask(trainable, batch_of(0), knobs)
-        assert not batches.packed

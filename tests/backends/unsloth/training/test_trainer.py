@@ -7,18 +7,19 @@ import pytest
 import torch
 
 from stages.backends.unsloth.reader import Example
+from stages.backends.unsloth.training.micro_batches import PADDED, SEQUENCE, TREE
 from stages.core.cli import UserError
 from tests.support import plain
 from tests.support.plain import EXAMPLES, close, collected, gradients, knobs, mean_loss
 
-# Packed into one tree, one tree per conversation, padded together, and padded one by one.
-CUTS = [(True, 768), (True, 1), (False, 768), (False, 1)]
+# One tree, one tree per conversation, one sequence, padded together, and padded one by one.
+CUTS = [(TREE, 768), (TREE, 1), (SEQUENCE, 768), (PADDED, 768), (PADDED, 1)]
 
 
-@pytest.mark.parametrize("packed, budget", CUTS)
+@pytest.mark.parametrize("form, budget", CUTS)
 @pytest.mark.parametrize("batch_size", [1, 3, 4])
-def test_the_validation_loss_is_averaged_by_token(made, packed, budget, batch_size):
-    trainer = made(packed, budget, batch_size=batch_size)
+def test_the_validation_loss_is_averaged_by_token(made, form, budget, batch_size):
+    trainer = made(form, budget, batch_size=batch_size)
     with torch.no_grad():
         expected = float(mean_loss(trainer.model))
         # Averaging by conversation or by batch would give another number.
@@ -27,9 +28,9 @@ def test_the_validation_loss_is_averaged_by_token(made, packed, budget, batch_si
     assert found == pytest.approx(expected, rel=1e-5) and found != pytest.approx(by_conversation, rel=1e-4)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_the_validation_loss_has_neither_label_smoothing_nor_dropout(made, packed):
-    trainer = made(packed, label_smoothing_factor=0.3, attention_dropout=0.5)
+@pytest.mark.parametrize("form", [TREE, SEQUENCE, PADDED])
+def test_the_validation_loss_has_neither_label_smoothing_nor_dropout(made, form):
+    trainer = made(form, label_smoothing_factor=0.3, attention_dropout=0.5)
     for module in trainer.model.modules():
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.5
@@ -50,10 +51,10 @@ def test_the_validation_loss_is_logged_and_selects_the_best_epoch(made):
     assert (trainer.keep.best_loss, trainer.keep.best_step) == (loss, 4) and trainer.keep.folder.is_dir()
 
 
-@pytest.mark.parametrize("packed, budget", CUTS)
+@pytest.mark.parametrize("form, budget", CUTS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_a_step_has_the_gradient_of_the_mean_loss_over_learned_tokens(made, packed, budget, smoothing):
-    trainer = made(packed, budget, label_smoothing_factor=smoothing)
+def test_a_step_has_the_gradient_of_the_mean_loss_over_learned_tokens(made, form, budget, smoothing):
+    trainer = made(form, budget, label_smoothing_factor=smoothing)
     expected = mean_loss(trainer.model, smoothing=smoothing)
     loss = trainer.training_step(trainer.model, plain.batch())
     assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
