@@ -10,7 +10,7 @@ import time
 import traceback
 from typing import Any
 
-from tests.support.openai_contract import STREAM, Contract, Problem, load
+from stages.endpoint.contract import STREAM, Contract, Problem, load
 from tests.support.openai_server.exchange import (
     BASE_MODELS,
     CREATED,

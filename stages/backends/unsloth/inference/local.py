@@ -40,12 +40,12 @@ class LocalPair:
         """Load the base model and the adapter or full model in `tuned`, on the GPU if there is one."""
         quiet_libraries()
         memory.keep_freed()
-        base = _plain(weights)
+        base = plain(weights)
         if not (tuned / "adapter_config.json").exists():
-            return cls(base, _plain(tuned), chat, batch_size)
+            return cls(base, plain(tuned), chat, batch_size)
         biases = PeftConfig.from_pretrained(str(tuned)).bias != "none"
         # Trained biases overwrite the base's, and disabling the adapter would not restore them.
-        under = _plain(weights) if biases else base
+        under = plain(weights) if biases else base
         model = PeftModel.from_pretrained(under, str(tuned), local_files_only=True).eval()
         return cls(base if biases else model, model, chat, batch_size)
 
@@ -174,7 +174,8 @@ class _Batch:
     labels: torch.Tensor
 
 
-def _plain(folder: Path) -> Any:
+def plain(folder: Path) -> Any:
+    """Load a model for answers, on the GPU if there is one."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=_DTYPE, local_files_only=True)
     # transformers slices the hidden states, and torch copies the head's weights for each row of a slice.
     model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
