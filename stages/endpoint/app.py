@@ -13,6 +13,7 @@ from python_multipart.exceptions import MultipartParseError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 
 from stages.core.cli import notice
 from stages.endpoint import contract
@@ -53,6 +54,7 @@ def application(service: Service) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _unknown)
+    app.add_exception_handler(ClientDisconnect, _left)
     app.add_exception_handler(Exception, _broken)
     for method, path, route in _routes(service):
         app.add_api_route(f"/v1{path}", route, methods=[method], response_model=None)
@@ -352,6 +354,10 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     refusal = RefusedError(error.status_code, f"Invalid URL ({request.method} {request.url.path})")
     return JSONResponse(refusal.body(), error.status_code)
+
+
+async def _left(_: Request, __: Exception) -> JSONResponse:
+    return JSONResponse(RefusedError(499, "The client is gone.").body(), 499)
 
 
 async def _broken(_: Request, error: Exception) -> JSONResponse:

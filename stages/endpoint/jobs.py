@@ -78,7 +78,7 @@ class Jobs:
             self.store.add_job(record, plan)
             self.store.add_event(job_id, f"Created fine-tuning job: {job_id}")
             self.store.add_event(job_id, f"{body['model']} is served by {base.said()} on this machine")
-            chosen = f"{', '.join(resolved)} resolved by this endpoint's recipe: " if resolved else ""
+            chosen = f"{', '.join(resolved)} auto, as this endpoint's recipe has it: " if resolved else ""
             numbers = ", ".join(f"{name} {value:g}" for name, value in hyperparameters.items())
             self.store.add_event(job_id, f"{chosen}{numbers} (learning rate {knobs.lr:g}), seed {seed}")
         return record

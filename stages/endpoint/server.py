@@ -93,7 +93,7 @@ def hosts(expose: str | None) -> Collection[str] | None:
 @contextmanager
 def _bound(options: Options) -> Iterator[socket.socket]:
     """A socket that listens, taken before anything slow is done."""
-    address = options.expose or LOOPBACK[0]
+    address = LOOPBACK[0] if options.expose is None else options.expose
     try:
         family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
         listening = socket.create_server((address, options.port), family=family, backlog=_CONNECTIONS)

@@ -50,8 +50,10 @@ def train(channel: TextIO) -> int:
 
 
 def _end_with(stream: TextIO) -> None:
-    stream.read()
-    os._exit(1)
+    try:
+        stream.read()
+    finally:
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import pytest
 from tests.conftest import set_params
 from tests.support.endpoint import ended, jsonl, talk, upload
 
+SILENT = {"role": "assistant", "content": "x", "weight": 0}
+
 
 def refused(what, **given):
     with pytest.raises(openai.APIStatusError) as error:
@@ -24,7 +26,11 @@ def test_a_job_runs_from_upload_to_model_checkpoint_and_result_file(client):
     assert job.fine_tuned_model.startswith("ft:tiny:local:front-desk:")
     (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job.id)
     assert checkpoint.fine_tuned_model_checkpoint == f"{job.fine_tuned_model}:ckpt-step-2"
-    assert (checkpoint.step_number, checkpoint.metrics.full_valid_loss, checkpoint.metrics.train_loss) == (2, 2.125, 2.25)
+    assert (checkpoint.step_number, checkpoint.metrics.full_valid_loss, checkpoint.metrics.train_loss) == (
+        2,
+        2.125,
+        2.25,
+    )
     (result,) = job.result_files
     assert client.files.content(result).text.splitlines() == [
         "step,train_loss,valid_loss,learning_rate",
@@ -96,7 +102,7 @@ def test_a_wrong_job_is_refused_with_its_parameter(client, change, param):
         ([*[talk(n) for n in range(10)], {"messages": []}], "line 11: the last message is not the assistant's"),
         ([*[talk(n) for n in range(10)], {"messages": [{"role": "king", "content": "x"}]}], "line 11: Invalid enum"),
         ([*[talk(n) for n in range(10)], {"prompt": "a", "completion": "b"}], "line 11: "),
-        ([{"messages": [*talk(n)["messages"][:1], {"role": "assistant", "content": "x", "weight": 0}]} for n in range(10)],
+        ([{"messages": [*talk(n)["messages"][:1], SILENT]} for n in range(10)],
          "line 1: no assistant message has weight 1"),
         ([*[talk(n) for n in range(10)], {"messages": [{"role": "user", "content": "x" * 3000}, *talk(1)["messages"]]}],
          "line 11: 3"),
