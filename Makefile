@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint docs review compare check doctor chat setup clean
+.PHONY: help run test test-all lint docs review compare check doctor chat serve setup clean
 
 help:  ## List the targets
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: setup  ## Check that dvc.lock and the reports match the code, parameters 
 
 chat: setup  ## Chat with the tuned model; `python -m stages.commands.chat --base` adds the base model's answers
 	@$(BIN)/python -m stages.commands.chat
+
+serve: setup  ## Serve OpenAI's fine-tuning API from this machine, for any client; .state/endpoint/key has the key
+	@$(BIN)/python -m stages.commands.serve
 
 doctor:  ## Report what this machine can do and what is missing; needs no set-up
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stages.commands.doctor
