@@ -26,12 +26,12 @@ def ask(endpoint, method="GET", path="/v1/models", body=None, **headers):
     return answer.status, json.loads(text).get("error", {}).get("message", "")
 
 
-def test_the_right_key_is_needed_for_everything(endpoint):
-    assert ask(endpoint)[0] == 200
+def test_the_right_key_is_needed_for_everything(shared):
+    assert ask(shared)[0] == 200
     for path in ("/v1/models", "/v1/files", "/v1/fine_tuning/jobs", "/", "/docs", "/openapi.json", "/metrics"):
-        near = (f"Basic {endpoint.key}", f"Bearer {endpoint.key}x", f"Bearer {endpoint.key[:-1]}")
+        near = (f"Basic {shared.key}", f"Bearer {shared.key}x", f"Bearer {shared.key[:-1]}")
         for key in (None, "", "Bearer", "Bearer ", "Bearer sk-wrong", "Bearer \xff\xfe", *near):
-            assert ask(endpoint, path=path, Authorization=key)[0] == 401
+            assert ask(shared, path=path, Authorization=key)[0] == 401
 
 
 def test_the_key_is_made_once_and_only_its_owner_can_read_it(tmp_path):
@@ -52,22 +52,22 @@ def test_the_key_is_printed_at_the_first_start_only(endpoint_of, capsys):
             assert (endpoint.key in capsys.readouterr().out) is first
 
 
-def test_no_refusal_and_no_output_repeats_a_key(endpoint, capsys):
+def test_no_refusal_and_no_output_repeats_a_key(shared, capsys):
     capsys.readouterr()
-    status, message = ask(endpoint, Authorization="Bearer sk-somebody-elses-secret")
+    status, message = ask(shared, Authorization="Bearer sk-somebody-elses-secret")
     assert status == 401 and "secret" not in message
     out = capsys.readouterr()
-    assert endpoint.key not in out.out + out.err and "secret" not in out.out + out.err
+    assert shared.key not in out.out + out.err and "secret" not in out.out + out.err
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8041", "127.0.0.1.evil.example", "", "[::1", "0.0.0.0"])
-def test_another_name_for_this_machine_is_refused(endpoint, host):
-    assert ask(endpoint, Host=host)[0] == 403
+def test_another_name_for_this_machine_is_refused(shared, host):
+    assert ask(shared, Host=host)[0] == 403
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]", "localhost:1"])
-def test_this_machines_own_names_are_served(endpoint, host):
-    assert ask(endpoint, Host=host)[0] == 200
+def test_this_machines_own_names_are_served(shared, host):
+    assert ask(shared, Host=host)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -80,35 +80,35 @@ def test_this_machines_own_names_are_served(endpoint, host):
         {"Sec_Fetch_Site": "same-site"},
     ],
 )
-def test_requests_of_a_page_of_another_site_are_refused(endpoint, headers):
-    assert ask(endpoint, "POST", "/v1/fine_tuning/jobs", "{}", **headers)[0] == 403
-    assert ask(endpoint, "OPTIONS", "/v1/fine_tuning/jobs", **headers)[0] == 403
+def test_requests_of_a_page_of_another_site_are_refused(shared, headers):
+    assert ask(shared, "POST", "/v1/fine_tuning/jobs", "{}", **headers)[0] == 403
+    assert ask(shared, "OPTIONS", "/v1/fine_tuning/jobs", **headers)[0] == 403
 
 
 @pytest.mark.parametrize("name", ["Host", "Authorization"])
-def test_a_repeated_header_is_refused(endpoint, name):
-    host, port = endpoint.root.removeprefix("http://").split(":")
-    first = f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {endpoint.key}\r\nConnection: close\r\n"
+def test_a_repeated_header_is_refused(shared, name):
+    host, port = shared.root.removeprefix("http://").split(":")
+    first = f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {shared.key}\r\nConnection: close\r\n"
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(f"{first}{name}: x\r\n\r\n".encode())
         assert connection.recv(12) == b"HTTP/1.1 400"
 
 
-def test_an_announced_body_that_is_too_long_is_not_read(endpoint):
-    host, port = endpoint.root.removeprefix("http://").split(":")
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {endpoint.key}\r\n"
+def test_an_announced_body_that_is_too_long_is_not_read(shared):
+    host, port = shared.root.removeprefix("http://").split(":")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {shared.key}\r\n"
     for length in ("8000001", "9" * 25):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode())
             assert connection.recv(12) in (b"HTTP/1.1 413", b"HTTP/1.1 400")
 
 
-def test_a_body_of_unknown_length_is_cut_off(endpoint):
+def test_a_body_of_unknown_length_is_cut_off(shared):
     sent = []
     pieces = (sent.append(number) or b" " * 1_000_000 for number in range(1000))
     # The connection closes while the client still sends, so it may not read the answer.
     with contextlib.suppress(ConnectionError):
-        assert ask(endpoint, "POST", "/v1/chat/completions", pieces, Transfer_Encoding="chunked")[0] == 413
+        assert ask(shared, "POST", "/v1/chat/completions", pieces, Transfer_Encoding="chunked")[0] == 413
     assert len(sent) < 100
 
 
@@ -133,8 +133,8 @@ def test_a_body_of_unknown_length_is_cut_off(endpoint):
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/fine_tuning/jobs", "/v1/chat/completions"])
-def test_a_body_that_is_no_request_is_refused(endpoint, path, body):
-    assert ask(endpoint, "POST", path, body, Content_Type="application/json")[0] == 400
+def test_a_body_that_is_no_request_is_refused(shared, path, body):
+    assert ask(shared, "POST", path, body, Content_Type="application/json")[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -153,18 +153,18 @@ def test_a_body_that_is_no_request_is_refused(endpoint, path, body):
         (b"", "text/plain"),
     ],
 )
-def test_an_upload_that_is_no_form_is_refused(endpoint, body, kind):
-    assert ask(endpoint, "POST", "/v1/files", body, Content_Type=kind)[0] == 400
+def test_an_upload_that_is_no_form_is_refused(shared, body, kind):
+    assert ask(shared, "POST", "/v1/files", body, Content_Type=kind)[0] == 400
 
 
 @pytest.mark.parametrize(
     "name", ["../../../escaped.jsonl", "/tmp/escaped.jsonl", "..\\escaped.jsonl", "key.jsonl", "ä€😀.jsonl"]
 )
-def test_a_clients_file_name_is_only_told_back(endpoint, client, name, project):
-    before = {path.name for path in project.rglob("*")}
-    file = client.files.create(file=(name, b"{}\n"), purpose="fine-tune")
-    assert file.filename == name and client.files.content(file.id).read() == b"{}\n"
-    assert {path.name for path in project.rglob("*")} - before == {file.id}
+def test_a_clients_file_name_is_only_told_back(shared, asker, name):
+    before = {path.name for path in shared.folder.rglob("*")}
+    file = asker.files.create(file=(name, b"{}\n"), purpose="fine-tune")
+    assert file.filename == name and asker.files.content(file.id).read() == b"{}\n"
+    assert {path.name for path in shared.folder.rglob("*")} - before == {file.id}
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_a_clients_file_name_is_only_told_back(endpoint, client, name, project):
         "no/such/place",
     ],
 )
-def test_ids_of_a_client_lead_nowhere(endpoint, path):
-    assert ask(endpoint, path=f"/v1/{path}")[0] in (400, 404)
+def test_ids_of_a_client_lead_nowhere(shared, path):
+    assert ask(shared, path=f"/v1/{path}")[0] in (400, 404)
 
 
 @pytest.mark.parametrize("query", ["limit=x", "limit=-1", "limit=0", "order=up", "what=1"])
-def test_a_wrong_query_is_refused(endpoint, query):
-    assert ask(endpoint, path=f"/v1/files?{query}")[0] == 400
+def test_a_wrong_query_is_refused(shared, query):
+    assert ask(shared, path=f"/v1/files?{query}")[0] == 400
 
 
 def test_hosts_of_an_exposed_endpoint():

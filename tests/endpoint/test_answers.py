@@ -1,6 +1,7 @@
 """Chat completions of base and tuned models, compared with plain transformers and peft."""
 
 import json
+import shutil
 
 import openai
 import pytest
@@ -46,20 +47,18 @@ def plainly(small_base, adapter=None, tokens=12):
     return tokenizer.decode(made[0, before:], skip_special_tokens=True).strip(), before, made.shape[1] - before
 
 
-@pytest.fixture
-def tuned(endpoint, client, adapters):
+@pytest.fixture(scope="module")
+def tuned(shared, asker, adapters):
     """The names of the tuned models, in the order of the adapters."""
-    import shutil
-
     names = []
     for adapter in adapters:
-        endpoint.model = lambda folder, adapter=adapter: shutil.copytree(adapter, folder)
-        names.append(ended(client, client.fine_tuning.jobs.create(model="tiny", training_file=upload(client)).id))
+        shared.model = lambda folder, adapter=adapter: shutil.copytree(adapter, folder)
+        names.append(ended(asker, asker.fine_tuning.jobs.create(model="tiny", training_file=upload(asker)).id))
     return [job.fine_tuned_model for job in names]
 
 
-def say(client, model, **given):
-    return client.chat.completions.create(model=model, messages=ASKED, **{"temperature": 0, "max_tokens": 12, **given})
+def say(asker, model, **given):
+    return asker.chat.completions.create(model=model, messages=ASKED, **{"temperature": 0, "max_tokens": 12, **given})
 
 
 def refused(what, *given, **named):
@@ -68,7 +67,7 @@ def refused(what, *given, **named):
     return error.value
 
 
-def test_base_and_tuned_models_answer_in_turn_as_plain_libraries_do(client, tuned, small_base, adapters):
+def test_base_and_tuned_models_answer_in_turn_as_plain_libraries_do(asker, tuned, small_base, adapters):
     expected = {
         "tiny": plainly(small_base),
         **{n: plainly(small_base, a) for n, a in zip(tuned, adapters, strict=True)},
@@ -76,48 +75,48 @@ def test_base_and_tuned_models_answer_in_turn_as_plain_libraries_do(client, tune
     assert len({text for text, _, _ in expected.values()}) == 3
     for name in ("tiny", *tuned, "tiny", *reversed(tuned), f"{tuned[0]}:ckpt-step-2"):
         text, prompt, tokens = expected[name.partition(":ckpt")[0]]
-        answer = say(client, name)
+        answer = say(asker, name)
         assert answer.choices[0].message.content == text and answer.model == name
         assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (prompt, tokens)
         assert answer.choices[0].finish_reason == "length"
         assert answer.system_fingerprint.startswith("the model in the folder tiny")
-    assert "fine-tuned by ftjob-" in say(client, tuned[0]).system_fingerprint
+    assert "fine-tuned by ftjob-" in say(asker, tuned[0]).system_fingerprint
 
 
-def test_a_stream_has_the_same_text_and_ends_with_usage_if_asked(client, tuned):
-    whole = say(client, tuned[0])
-    chunks = list(say(client, tuned[0], stream=True, stream_options={"include_usage": True}))
+def test_a_stream_has_the_same_text_and_ends_with_usage_if_asked(asker, tuned):
+    whole = say(asker, tuned[0])
+    chunks = list(say(asker, tuned[0], stream=True, stream_options={"include_usage": True}))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
     assert text.strip() == whole.choices[0].message.content
     assert chunks[-2].choices[0].finish_reason == "length" and chunks[-1].usage == whole.usage
-    assert all(chunk.usage is None for chunk in say(client, "tiny", stream=True))
+    assert all(chunk.usage is None for chunk in say(asker, "tiny", stream=True))
 
 
-def test_an_answer_ends_before_a_stop_sequence(client, tuned):
-    text = say(client, tuned[0]).choices[0].message.content
+def test_an_answer_ends_before_a_stop_sequence(asker, tuned):
+    text = say(asker, tuned[0]).choices[0].message.content
     stop = text[4:6]
     for given in (stop, ["never", stop]):
-        answer = say(client, tuned[0], stop=given).choices[0]
+        answer = say(asker, tuned[0], stop=given).choices[0]
         assert answer.message.content == text[: text.index(stop)].strip() and answer.finish_reason == "stop"
-    streamed = [c.choices[0].delta.content or "" for c in say(client, tuned[0], stop=stop, stream=True)]
+    streamed = [c.choices[0].delta.content or "" for c in say(asker, tuned[0], stop=stop, stream=True)]
     assert "".join(streamed).strip() == text[: text.index(stop)].strip()
 
 
-def test_sampling_is_repeated_by_its_seed_alone(client):
+def test_sampling_is_repeated_by_its_seed_alone(asker):
     def texts(**given):
-        return [say(client, "tiny", temperature=1.5, **given).choices[0].message.content for _ in range(3)]
+        return [say(asker, "tiny", temperature=1.5, **given).choices[0].message.content for _ in range(3)]
 
     assert len(set(texts(seed=5))) == 1 and texts(seed=5) != texts(seed=6)
     assert len(set(texts())) > 1
     # Only the most likely token is left.
-    assert set(texts(top_p=0.0)) == {say(client, "tiny").choices[0].message.content}
+    assert set(texts(top_p=0.0)) == {say(asker, "tiny").choices[0].message.content}
 
 
-def test_a_prompt_beyond_the_context_is_refused(client):
+def test_a_prompt_beyond_the_context_is_refused(asker):
     long = [{"role": "user", "content": "x" * 2100}]
-    error = refused(client.chat.completions.create, model="tiny", messages=long)
+    error = refused(asker.chat.completions.create, model="tiny", messages=long)
     assert error.status_code == 400 and error.code == "context_length_exceeded"
-    error = refused(client.chat.completions.create, model="tiny", messages=long, stream=True)
+    error = refused(asker.chat.completions.create, model="tiny", messages=long, stream=True)
     assert error.code == "context_length_exceeded"
 
 
@@ -135,14 +134,14 @@ def test_a_prompt_beyond_the_context_is_refused(client):
         ({"extra_body": {"top_k": 5}}, None),
     ],
 )
-def test_what_would_change_the_answer_and_is_not_there_is_refused(client, given, param):
-    error = refused(say, client, "tiny", **given)
+def test_what_would_change_the_answer_and_is_not_there_is_refused(asker, given, param):
+    error = refused(say, asker, "tiny", **given)
     assert error.status_code == 400 and error.param == param
 
 
-def test_defaults_that_clients_send_along_are_accepted(client):
+def test_defaults_that_askers_send_along_are_accepted(asker):
     given = {"n": 1, "logprobs": False, "presence_penalty": 0, "response_format": {"type": "text"}, "user": "somebody"}
-    assert say(client, "tiny", **given).choices[0].message.role == "assistant"
+    assert say(asker, "tiny", **given).choices[0].message.role == "assistant"
 
 
 @pytest.mark.parametrize(
@@ -155,19 +154,19 @@ def test_defaults_that_clients_send_along_are_accepted(client):
         [{"role": "user", "content": 5}],
     ],
 )
-def test_messages_that_no_model_here_can_read_are_refused(client, messages):
-    assert refused(client.chat.completions.create, model="tiny", messages=messages).status_code == 400
+def test_messages_that_no_model_here_can_read_are_refused(asker, messages):
+    assert refused(asker.chat.completions.create, model="tiny", messages=messages).status_code == 400
 
 
-def test_parts_of_text_a_developer_and_an_answer_sent_back_are_read_as_plain_messages(client):
-    answer = say(client, "tiny").choices[0].message
+def test_parts_of_text_a_developer_and_an_answer_sent_back_are_read_as_plain_messages(asker):
+    answer = say(asker, "tiny").choices[0].message
     parts = [
         {"role": "developer", "content": "Be kind."},
         {"role": "user", "content": [{"type": "text", "text": "Room "}, {"type": "text", "text": "3?"}]},
     ]
     assert (
-        client.chat.completions.create(model="tiny", messages=parts, temperature=0, max_tokens=12).usage
-        == say(client, "tiny").usage
+        asker.chat.completions.create(model="tiny", messages=parts, temperature=0, max_tokens=12).usage
+        == say(asker, "tiny").usage
     )
     back = [*ASKED, json.loads(answer.to_json()), {"role": "user", "content": "Room 4?"}]
-    assert client.chat.completions.create(model="tiny", messages=back, max_tokens=2).choices
+    assert asker.chat.completions.create(model="tiny", messages=back, max_tokens=2).choices

@@ -63,12 +63,12 @@ def test_a_recipe_for_a_hosted_backend_trains_locally_with_numbers(endpoint_of):
 
 
 @pytest.mark.parametrize("kind", ["dpo", "reinforcement"])
-def test_other_methods_are_refused(client, kind):
+def test_other_methods_are_refused(asker, kind):
     grader = {"type": "string_check", "name": "g", "input": "a", "reference": "b", "operation": "eq"}
     method = {"type": kind} | ({"reinforcement": {"grader": grader}} if kind == "reinforcement" else {})
-    error = refused(client.fine_tuning.jobs.create, model="tiny", training_file=upload(client), method=method)
+    error = refused(asker.fine_tuning.jobs.create, model="tiny", training_file=upload(asker), method=method)
     assert error.status_code == 400 and error.param == "method.type" and f"'{kind}'" in error.body["message"]
-    assert list(client.fine_tuning.jobs.list()) == []
+    assert list(asker.fine_tuning.jobs.list()) == []
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_other_methods_are_refused(client, kind):
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
     ],
 )
-def test_a_wrong_job_is_refused_with_its_parameter(client, change, param):
-    asked = {"model": "tiny", "training_file": upload(client), **change}
-    error = refused(client.fine_tuning.jobs.create, **asked)
+def test_a_wrong_job_is_refused_with_its_parameter(asker, change, param):
+    asked = {"model": "tiny", "training_file": upload(asker), **change}
+    error = refused(asker.fine_tuning.jobs.create, **asked)
     assert error.status_code == 400 and error.param == param
 
 
@@ -108,16 +108,16 @@ def test_a_wrong_job_is_refused_with_its_parameter(client, change, param):
          "line 11: 3"),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_trained_on_fails_the_job_by_line(client, endpoint, records, said):
-    job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client, records))
-    job = ended(client, job.id)
+def test_a_file_that_cannot_be_trained_on_fails_the_job_by_line(asker, shared, records, said):
+    job = asker.fine_tuning.jobs.create(model="tiny", training_file=upload(asker, records))
+    job = ended(asker, job.id)
     assert job.status == "failed" and said in job.error.message
-    assert (job.error.code, job.error.param) == ("invalid_training_file", "training_file") and not endpoint.started
+    assert (job.error.code, job.error.param) == ("invalid_training_file", "training_file") and not shared.started
 
 
-def test_a_validation_file_is_checked_too(client):
-    asked = {"training_file": upload(client), "validation_file": upload(client, [{"messages": []}])}
-    job = ended(client, client.fine_tuning.jobs.create(model="tiny", **asked).id)
+def test_a_validation_file_is_checked_too(asker):
+    asked = {"training_file": upload(asker), "validation_file": upload(asker, [{"messages": []}])}
+    job = ended(asker, asker.fine_tuning.jobs.create(model="tiny", **asked).id)
     assert job.status == "failed" and job.error.param == "validation_file"
 
 
@@ -143,17 +143,17 @@ def test_files_are_kept_listed_read_and_deleted(client):
     assert [file.id for file in client.files.list(purpose="fine-tune")] == [ids[2], ids[0]]
 
 
-def test_a_file_expires(client):
+def test_a_file_expires(asker):
     expires = {"anchor": "created_at", "seconds": 3600}
-    file = client.files.create(file=("a.jsonl", b"x"), purpose="fine-tune", expires_after=expires)
+    file = asker.files.create(file=("a.jsonl", b"x"), purpose="fine-tune", expires_after=expires)
     assert file.expires_at == file.created_at + 3600
-    assert refused(client.files.create, file=("a.jsonl", b"x"), purpose="fine-tune",
+    assert refused(asker.files.create, file=("a.jsonl", b"x"), purpose="fine-tune",
                    expires_after={"anchor": "created_at", "seconds": 5}).status_code == 400  # fmt: skip
 
 
 @pytest.mark.parametrize("name, purpose", [("a.csv", "fine-tune"), ("a.jsonl", "assistants"), ("x" * 300, "fine-tune")])
-def test_a_file_for_another_purpose_or_with_a_wrong_name_is_refused(client, name, purpose):
-    assert refused(client.files.create, file=(name, b"x"), purpose=purpose).status_code == 400
+def test_a_file_for_another_purpose_or_with_a_wrong_name_is_refused(asker, name, purpose):
+    assert refused(asker.files.create, file=(name, b"x"), purpose=purpose).status_code == 400
 
 
 def test_lists_are_cut_into_pages_and_filtered_by_metadata(client, endpoint):

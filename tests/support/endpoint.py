@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+from pathlib import Path
 
 import openai
 import uvicorn
@@ -106,6 +107,7 @@ class Endpoint:
 
     @contextlib.contextmanager
     def running(self):
+        self.folder = Path.cwd()
         with server.assembled(self.options, self._launch) as (guarded, listening):
             self.strict = Strict(guarded)
             config = uvicorn.Config(self.strict, log_level="error", access_log=False, ws="none")
@@ -113,7 +115,7 @@ class Endpoint:
             thread = threading.Thread(target=serving.run, args=([listening],))
             thread.start()
             self.root = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            self.key = (server.files.state_dir("endpoint") / "key").read_text().strip()
+            self.key = (self.folder / ".state/endpoint/key").read_text().strip()
             try:
                 yield self
             finally:
@@ -127,7 +129,7 @@ class Endpoint:
 
     def store_plan(self, job_id):
         """What decides a job's training, from the database."""
-        with contextlib.closing(Store(server.files.state_dir("endpoint"))) as store:
+        with contextlib.closing(Store(self.folder / ".state/endpoint")) as store:
             return store.plan(job_id)
 
     def client(self, **given):
