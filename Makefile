@@ -68,6 +68,7 @@ mutants: export PYTHONWARNINGS = ignore::EncodingWarning
 mutants: setup  ## Change the code in thousands of small ways, and count by module how many a test notices (an hour or two)
 	$(BIN)/python -m tests.mutants $(ONLY)
 
-clean:  ## Remove .venv, caches and the converted base model; keep data, models and reports
-	rm -rf .venv .state .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants unsloth_compiled_cache
+clean:  ## Remove .venv, caches and the converted base model; keep data, models, reports and .state/endpoint
+	if [ -d .state ]; then find .state -mindepth 1 -maxdepth 1 ! -name endpoint -exec rm -rf {} +; fi
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants unsloth_compiled_cache
 	find stages tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -297,8 +296,7 @@ class Models(_Routes):
             checkpoints = [one["fine_tuned_model_checkpoint"] for one in self.service.jobs.checkpoints(job_id)]
             if known == tuned and name in (known, *checkpoints):
                 said = f"{self.service.store.job(job_id)['served_by']}, fine-tuned by {job_id}"
-                plan = self.service.store.plan(job_id)
-                return Served(Path(plan["base"]), self.service.store.folder_of(job_id), said)
+                return Served(self.service.jobs.base_of(job_id), self.service.store.folder_of(job_id), said)
         message = f"The model `{name}` does not exist or you do not have access to it."
         raise RefusedError(404, message, "model", "model_not_found")
 

@@ -38,6 +38,9 @@ _NOT_HERE: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
 }
 
+# How often to look whether the client still waits.
+_LOOK_SECONDS = 1.0
+
 
 def asked(body: Json) -> Asked:
     """The prompt in a request, and how to answer it.
@@ -100,7 +103,7 @@ class Chat:
         """
         given, left = asked(body), asyncio.Event()
         work = self._submit(served, given, lambda _: None, left.is_set)
-        while not (await asyncio.wait([work], timeout=1.0))[0]:
+        while not (await asyncio.wait([work], timeout=_LOOK_SECONDS))[0]:
             if await gone():
                 left.set()
                 work.cancel()

@@ -73,7 +73,7 @@ class Jobs:
             "integrations": [],
             "metadata": body.get("metadata"),
         }
-        plan = {"knobs": knobs.model_dump(mode="json", by_alias=True), "base": str(base.folder)}
+        plan = {"knobs": knobs.model_dump(mode="json", by_alias=True), "base": base.folder.name}
         with self.store.transaction():
             self.store.add_job(record, plan)
             self.store.add_event(job_id, f"Created fine-tuning job: {job_id}")
@@ -151,7 +151,7 @@ class Jobs:
         job, plan = self.store.job(job_id), self.store.plan(job_id)
         folder = self.store.folder_of(job_id)
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(Path(plan["base"]) / BASE, folder / BASE)
+        shutil.copytree(self.base_of(job_id) / BASE, folder / BASE)
         try:
             size = validation.check(
                 Chat.load(folder / BASE),
@@ -169,6 +169,10 @@ class Jobs:
         with self.store.transaction():
             if self.store.update_job(job_id, ("validating_files",), plan=steps, status="queued"):
                 self.store.add_event(job_id, "Files validated, moving job to queued state")
+
+    def base_of(self, job_id: str) -> Path:
+        """The folder of a job's base as prepared; the project may have moved since."""
+        return self.store.bases / str(self.store.plan(job_id)["base"])
 
     def _content(self, job: Json, param: str) -> Path:
         try:

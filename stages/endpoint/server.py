@@ -65,8 +65,8 @@ def assembled(options: Options, launch: Launch = Process) -> Iterator[tuple[Guar
     folder.chmod(0o700)
     with alone(folder / "endpoint.lock", "another endpoint runs in this folder"), _bound(options) as listening:
         knobs = recipe()
-        bases = catalog(knobs, options.models, folder / "bases")
         store = Store(folder)
+        bases = catalog(knobs, options.models, store.bases)
         store.sweep(remove)
         key, new = key_in(folder / "key")
         jobs = Jobs(store, knobs, bases, options.max_jobs, options.max_disk)

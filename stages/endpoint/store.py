@@ -51,8 +51,8 @@ class Store:
             UserError: another version of this program made it.
         """
         self.folder = folder
-        self.contents, self.jobs = folder / "files", folder / "jobs"
-        for one in (self.contents, self.jobs):
+        self.contents, self.jobs, self.bases = folder / "files", folder / "jobs", folder / "bases"
+        for one in (self.contents, self.jobs, self.bases):
             one.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.RLock()
         self._database = sqlite3.connect(folder / "endpoint.sqlite3", check_same_thread=False, isolation_level=None)
