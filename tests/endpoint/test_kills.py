@@ -12,10 +12,13 @@ import time
 from pathlib import Path
 
 import openai
+import pandas as pd
 import psutil
 import pytest
 
-from tests.conftest import ROOT, set_params
+from stages.core.paths import SIGNALS, SPLITS, TUNED
+from stages.endpoint.catalog import own_name
+from tests.conftest import ROOT, set_params, use_base
 from tests.support.endpoint import ended, jsonl, talk
 from tests.support.endpoint_lab import ask
 
@@ -25,8 +28,8 @@ LONGEST = 3.0
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def lab(tmp_path_factory, monkeypatch):
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
     """The socket of a process that starts endpoints."""
     path = str(tmp_path_factory.mktemp("lab") / "socket")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LAB": path}
@@ -71,24 +74,48 @@ class Runs:
                 time.sleep(0.02)
 
 
-def three_jobs(client):
+def three_jobs(client, model="tiny"):
     def upload(numbers):
         content = jsonl([talk(n) for n in numbers])
         return client.files.create(file=("talks.jsonl", content), purpose="fine-tune").id
 
     train, validation = upload(range(40)), upload(range(40, 46))
-    asked = {"model": "tiny", "training_file": train, "validation_file": validation}
+    asked = {"model": model, "training_file": train, "validation_file": validation}
     # 20 steps each, with a checkpoint after every second.
     numbers = {"n_epochs": 4, "batch_size": 8}
     return [client.fine_tuning.jobs.create(seed=seed, hyperparameters=numbers, **asked).id for seed in (1, 2, 3)]
 
 
 def weights(folder, job):
-    tuned = folder / ".state/endpoint/jobs" / job / "models/tuned"
+    return digests(folder / ".state/endpoint/jobs" / job / TUNED)
+
+
+def digests(tuned):
     return {
         name: hashlib.sha256((tuned / name).read_bytes()).hexdigest()
         for name in ("adapter_model.safetensors", "adapter_config.json")
     }
+
+
+def test_a_job_gives_the_bytes_of_the_finetune_stage_with_the_same_parameters(lab, project, small_base):
+    SPLITS["train"].parent.mkdir(parents=True)
+    for split, numbers in (("train", range(40)), ("validation", range(40, 46)), ("test", range(46, 48))):
+        SPLITS[split].write_bytes(jsonl([talk(n) for n in numbers]))
+    pd.DataFrame({"row": [1], "n_tokens": [50.0]}).to_parquet(SIGNALS)
+    use_base(small_base)
+    set_params(seed=1, epochs=4, batch_size=8)
+    connection, _ = ask(lab, folder=str(project), stage="stages.finetune")
+    while connection.recv(100):
+        pass
+    endpoint = Runs(lab, project)
+    endpoint.start()
+    client = endpoint.client()
+    first, *others = three_jobs(client, own_name(str(small_base)))
+    for job in others:
+        client.fine_tuning.jobs.cancel(job)
+    assert ended(client, first).status == "succeeded"
+    endpoint.kill()
+    assert weights(project, first) == digests(project / TUNED)
 
 
 def test_ten_kills_of_three_queued_jobs_leave_three_models_each_trained_once_to_the_same_bytes(

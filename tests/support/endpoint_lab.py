@@ -1,11 +1,13 @@
 """Endpoints that are killed and started again, with real trainings: python -m tests.support.endpoint_lab SOCKET
 
-Unsloth is slow to import, so this process imports it once (see lab.py), and forks a child for each endpoint and for
-each training. Each connection to the socket asks for one in a line of JSON; the child answers with a line that has its
-process id. A training talks over its connection from then on, which closes when the endpoint that asked dies.
+Unsloth is slow to import, so this process imports it once (see lab.py), and forks a child for each endpoint, each
+training and each stage of the pipeline. Each connection to the socket asks for one in a line of JSON; the child answers
+with a line that has its process id. A training talks over its connection from then on, which closes when the endpoint
+that asked dies.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -45,6 +47,9 @@ def work(connection: socket.socket) -> None:
     if "port" in asked:
         serve(asked["port"])
         return
+    if "stage" in asked:
+        importlib.import_module(asked["stage"]).main()
+        os._exit(0)
     os.setsid()
     for number in (0, 1):
         os.dup2(connection.fileno(), number)
