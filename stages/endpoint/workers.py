@@ -197,7 +197,9 @@ class Workers:
             notice(f"serve: {job_id} succeeded")
             return
         reason = error or f"The training process ended with {status}; it may have run out of memory."
-        notice(f"serve: {job_id} failed: {reason}; its log is {result.with_name(LOG)}")
+        # It may quote what a client sent.
+        shown = "".join(letter if letter.isprintable() else " " for letter in reason)
+        notice(f"serve: {job_id} failed: {shown}; its log is {result.with_name(LOG)}")
         self._jobs.fail(job_id, "training_failed", reason)
 
     def _tidy(self, job_id: str) -> None:
