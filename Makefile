@@ -68,6 +68,11 @@ mutants: export PYTHONWARNINGS = ignore::EncodingWarning
 mutants: setup  ## Change the code in thousands of small ways, and count by module how many a test notices (an hour or two)
 	$(BIN)/python -m tests.mutants $(ONLY)
 
+.PHONY: fuzz
+INPUTS ?= 10000
+fuzz: setup  ## Change real inputs in many small ways; each must end in a result or in a sentence (minutes)
+	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(ONLY)
+
 clean:  ## Remove .venv, caches and the converted base model; keep data, models, reports and .state/endpoint
 	if [ -d .state ]; then find .state -mindepth 1 -maxdepth 1 ! -name endpoint -exec rm -rf {} +; fi
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants unsloth_compiled_cache

@@ -4,9 +4,12 @@ A path, http(s), or any address for which fsspec has a plug-in (s3://, gs://, ..
 and renamed into it only when it is whole and its checksum is right.
 """
 
+import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from netrc import NetrcParseError
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -20,7 +23,7 @@ from tqdm import tqdm
 from stages import params
 from stages.core import files
 from stages.core.cli import UserError, notice, run
-from stages.core.flatten import address
+from stages.core.flatten import CREDENTIALS, address, has_credentials
 from stages.core.paths import RAW
 from stages.core.text import printable
 
@@ -29,6 +32,8 @@ WATCHED = (Path("data/sample.csv"), Path("data/local"))
 _ATTEMPTS = 3
 _FIRST_PAUSE_SECONDS = 1.0
 _TIMEOUT = httpx.Timeout(30, connect=10)
+# A transfer that is slower than this after so long is given up.
+_PATIENCE_SECONDS, _LEAST_BYTES_PER_SECOND = 60, 1000
 _CHUNK = 1 << 20
 _HEAD = 1024
 _HTML = (b"<!doctype html", b"<html", b"<head", b"<?xml")
@@ -53,6 +58,8 @@ def fetch(source: params.Source, limit: int, pause: float = _FIRST_PAUSE_SECONDS
         UserError: the source cannot be had, is too large, is no data, or is not what its sha256 says.
     """
     name = shown(source.url)
+    if has_credentials(source.url):
+        raise UserError(f"{source.key('url')}: {CREDENTIALS}")
     with files.replacing(RAW) as path:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -80,7 +87,7 @@ def _transfer(source: params.Source, path: Path, limit: int) -> None:
         raise UserError(f"{shown(url)} is not an address; fix {key}") from None
     if scheme in ("http", "https"):
         _copy(_http(url, key), path, shown(url), limit)
-    elif scheme in ("", "file"):
+    elif scheme in ("", "file", "local"):
         _copy(_local(Path(url2pathname(urlsplit(url).path) if scheme else url), key), path, shown(url), limit)
     else:
         _copy(_fsspec(url, scheme, key), path, shown(url), limit)
@@ -95,8 +102,11 @@ def _copy(transfer: Transfer, path: Path, name: str, limit: int) -> None:
         _within(size or 0, limit, name)
         # disable=None: no bar where nobody watches.
         with tqdm(total=size, desc="download", unit="B", unit_scale=True, disable=None, leave=False) as bar:
+            begin = time.monotonic()
             for chunk in chunks:
                 out.write(chunk)
+                if time.monotonic() - begin > _PATIENCE_SECONDS + out.tell() / _LEAST_BYTES_PER_SECOND:
+                    raise TransferError(f"fewer than {_LEAST_BYTES_PER_SECOND:,} bytes come each second")
                 bar.update(len(chunk))
                 _within(out.tell(), limit, name)
         if size is not None and out.tell() != size:
@@ -149,10 +159,12 @@ def _http(url: str, key: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
     try:
         # identity: the length then counts the very bytes that are written.
         headers = {"Accept-Encoding": "identity"}
-        with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=_TIMEOUT) as response:
+        options: dict[str, Any] = {"headers": headers, "follow_redirects": True, "timeout": _TIMEOUT, "auth": _login()}
+        with httpx.stream("GET", url, **options) as response:
             _accept(response, name, key)
             length = response.headers.get("Content-Length")
-            yield int(length) if length and length.isdigit() else None, response.iter_raw(_CHUNK)
+            # Each piece as it comes, so that it is noticed if they come slowly.
+            yield int(length) if length and length.isdigit() else None, response.iter_raw()
     except httpx.TimeoutException:
         raise TransferError("the server did not answer in time") from None
     except httpx.ConnectError as error:
@@ -165,8 +177,16 @@ def _http(url: str, key: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
         raise TransferError(f"the connection broke ({error})") from None
 
 
+def _login() -> httpx.Auth | None:
+    """User and password by host from ~/.netrc, or the file that NETRC names; None where there is none."""
+    try:
+        return httpx.NetRCAuth(os.environ.get("NETRC"))
+    except (OSError, NetrcParseError):
+        return None
+
+
 def _accept(response: httpx.Response, name: str, key: str) -> None:
-    status = f"{response.status_code} {response.reason_phrase}".strip()
+    status = printable(f"{response.status_code} {response.reason_phrase}".strip())
     if response.status_code in _WORTH_ANOTHER_TRY:
         raise TransferError(f"the server answered {status}")
     if response.status_code in (401, 403):
@@ -178,6 +198,7 @@ def _accept(response: httpx.Response, name: str, key: str) -> None:
 @contextmanager
 def _fsspec(url: str, scheme: str, key: str) -> Iterator[tuple[int | None, Iterator[bytes]]]:
     _has_plugin(scheme)
+    _refuse_endless(url, key)
     try:
         with fsspec.open(url, "rb") as file:
             yield getattr(file, "size", None), iter(lambda: file.read(_CHUNK), b"")
@@ -190,6 +211,21 @@ def _fsspec(url: str, scheme: str, key: str) -> Iterator[tuple[int | None, Itera
         raise UserError(
             f"{shown(url)} could not be read ({type(error).__name__}); check address, network and credentials"
         ) from None
+
+
+def _refuse_endless(url: str, key: str) -> None:
+    """Refuse links of a chain that take more than is asked of them, or wait for ever.
+
+    Raises:
+        UserError: one copies the whole file before its size is known, or is no file on this machine.
+    """
+    for part in re.split(r"::", url):
+        scheme, is_address, path = part.partition("://")
+        if known_implementations.get(scheme, {}).get("class", "").startswith("fsspec.implementations.cached."):
+            raise UserError(f"{shown(url)}: remove '{scheme}::' from {key}; {RAW} is a copy already")
+        here = scheme in ("file", "local") and is_address
+        if here and Path(path).exists() and not Path(path).is_file():
+            raise UserError(f"{shown(url)} is a folder, a device or a pipe; {key} must name a file")
 
 
 def _has_plugin(scheme: str) -> None:

@@ -30,23 +30,25 @@ def main() -> None:
     signaller = Signaller(backends.reader(knobs).load())
     records = formats.read(readers.rows(RAW, data.chosen, data.max_bytes), data.chosen)
     total = valid = 0
-    # disable=None: a bar on a terminal, nothing in a log.
-    with (
-        files.replacing(CONVERSATIONS) as jsonl,
-        files.replacing(SIGNALS) as parquet,
-        tqdm(desc="parse", unit="record", disable=None) as bar,
-        jsonl.open("wb") as out,
-        pq.ParquetWriter(parquet, SCHEMA) as table,
-    ):
-        for chunk in chunks(records):
-            rows = signaller.rows([record for record, _ in chunk])
-            # The base model may be unable to read what is a conversation in itself.
-            lines = [line for (_, line), row in zip(chunk, rows, strict=True) if line and row["error"] is None]
-            out.writelines(lines)
-            table.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-            total, valid = total + len(chunk), valid + len(lines)
-            bar.update(len(chunk))
+    with files.replacing(CONVERSATIONS) as jsonl, files.replacing(SIGNALS) as parquet:
+        # disable=None: a bar on a terminal, nothing in a log.
+        with (
+            tqdm(desc="parse", unit="record", disable=None) as bar,
+            jsonl.open("wb") as out,
+            pq.ParquetWriter(parquet, SCHEMA) as table,
+        ):
+            for chunk in chunks(records):
+                rows = signaller.rows([record for record, _ in chunk])
+                # The base model may be unable to read what is a conversation in itself.
+                lines = [line for (_, line), row in zip(chunk, rows, strict=True) if line and row["error"] is None]
+                out.writelines(lines)
+                table.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+                total, valid = total + len(chunk), valid + len(lines)
+                bar.update(len(chunk))
+        shared = signaller.compare_without_shared(parquet, jsonl)
     notice(f"{total} records: {valid} valid, {total - valid} invalid")
+    if shared:
+        notice(f"{shared} prompts share a long text, such as an instruction; they are compared without it")
 
 
 def chunks(records: Iterable[formats.Record]) -> Iterator[_Chunk]:

@@ -7,19 +7,17 @@ No file can name the commit that holds it. The page names the Markdown by its Gi
 finds the commits which hold that object.
 """
 
-import csv
 import hashlib
-import io
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment
 
 from stages import params
-from stages.core import files, revisions, templates
-from stages.core.artifacts import intact, numbers
+from stages.core import artifacts, files, revisions, templates
+from stages.core.artifacts import intact
 from stages.core.cli import UserError, notice, run
 from stages.core.flatten import address, flat, plain, without_credentials
 from stages.core.paths import (
@@ -46,7 +44,7 @@ from stages.core.templates import number
 from stages.metrics import registry
 from stages.metrics.intervals import FEWEST
 from stages.metrics.registry import REGISTRY, Measure, measure
-from stages.reporting import charts, examples, predictions
+from stages.reporting import charts, examples, inputs, predictions
 
 # Titles of the groups of metrics, and the metrics that the chart compares.
 _GROUPS_OF_ROWS = {"facts": "Facts", "answers": "Answers", "kept": "What was kept", "loss": "Loss of the references"}
@@ -63,6 +61,9 @@ _FEATURED_TEXT = 2000
 # Longest question in the line that opens a conversation, and conversations that open together.
 _TITLE = 160
 _GROUP = 50
+_GROUP_COLUMNS = ("lr", "multiplier", "weight_decay", "layers", "tensors", "parameters", "example")
+
+Kind = TypeVar("Kind")
 # The page's other conversations (how many) and their longest text, tried in this order until the page is small enough.
 _SIZES = [(1000, limit) for limit in (100_000, 4000, 2000, 1000, 500, 250, 150, 100, 60)] + [(100, 60), (0, 60)]
 # A comment on GitHub holds 65,536 characters. Longest text of a cell, tried in this order until the Markdown fits.
@@ -88,11 +89,12 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
     Raises:
         UserError: a file is missing or is not what its stage writes.
     """
-    measures, splits, validation, slices = (_json(path) for path in (MEASURES, SPLIT_REPORT, VALIDATION, SLICES))
+    measures, splits = _json(MEASURES, inputs.Measures), _json(SPLIT_REPORT, inputs.Splits)
+    validation, slices = _json(VALIDATION, inputs.Validation), _json(SLICES, dict[str, inputs.Slice])
     lines = predictions.read(_text(PREDICTIONS), str(PREDICTIONS), _ANEW)
     conversations = [examples.answered(number, line) for number, line in enumerate(lines, 1)]
     lengths = examples.lengths(conversations)
-    run_facts = flat({"training": _json(RUN), "evaluation": _json(EVAL_RUN)}, number)
+    run_facts = _run_facts()
     system, talks = examples.shared_system(conversations)
     confidence = f"{100 * knobs.evaluate.confidence:g}%"
     history, validation_history = _history(HISTORY, "train_loss"), _history(VALIDATION_HISTORY, "validation_loss")
@@ -106,7 +108,9 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
             "counts": flat(measures["counts"], number),
         }
     with intact(str(WEIGHTS), _ANEW):
-        movement = _movement(_rows(_text(WEIGHTS)))
+        movement = _movement(inputs.table(_text(WEIGHTS), ("layer", "module", "change")))
+    with intact(str(GROUPS), _ANEW):
+        groups = inputs.table(_text(GROUPS), _GROUP_COLUMNS)
     with intact(str(SLICES), _ANEW):
         largest = _largest(slices)
     return {
@@ -117,7 +121,7 @@ def read_facts(knobs: params.Params) -> dict[str, Any]:
         "history": validation_history,
         "chart": charts.losses(history, validation_history),
         "rate_chart": charts.learning_rate(history),
-        "groups": _rows(_text(GROUPS)),
+        "groups": groups,
         "movement": movement,
         "splits": splits,
         "split_names": list(SPLITS),
@@ -188,7 +192,7 @@ class Row:
     word: str
 
 
-def _grouped(measures: dict[str, Any]) -> list[tuple[str, list[Row]]]:
+def _grouped(measures: inputs.Measures) -> list[tuple[str, list[Row]]]:
     """The rows of the metrics that were measured, by what people read together."""
     rows: dict[str, list[Row]] = defaultdict(list)
     for name, metric in REGISTRY.items():
@@ -197,7 +201,7 @@ def _grouped(measures: dict[str, Any]) -> list[tuple[str, list[Row]]]:
     return list(rows.items())
 
 
-def _row(name: str, test: dict[str, Any], baselines: dict[str, Any]) -> Row:
+def _row(name: str, test: inputs.Compared, baselines: dict[str, inputs.Baseline]) -> Row:
     base, tuned, gain = (test[part][name] for part in ("base", "tuned", "gain"))
     places = registry.places(base["value"], gain)
     found = (one["measures"].get(name) for one in baselines.values())
@@ -205,14 +209,14 @@ def _row(name: str, test: dict[str, Any], baselines: dict[str, Any]) -> Row:
         label=REGISTRY[name].label,
         arrow=REGISTRY[name].arrow,
         base=measure(base, places),
-        baselines=[one and measure(one, places) for one in found],
+        baselines=[None if one is None else measure(one, places) for one in found],
         tuned=measure(tuned, places),
         gain=measure(gain, places),
         word=REGISTRY[name].word(gain["low"], gain["high"]),
     )
 
 
-def _panels(measures: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _panels(measures: inputs.Measures) -> dict[str, dict[str, Any]]:
     """What the chart compares: the measures that decide, of base, baselines and tuned model."""
     sides = {"base": measures["test"]["base"]}
     sides |= {name: one["measures"] for name, one in measures["baselines"].items()}
@@ -221,13 +225,13 @@ def _panels(measures: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {title: panel for title, panel in panels.items() if panel["tuned"]["value"] is not None}
 
 
-def _largest(slices: dict[str, Any]) -> list[dict[str, Any]]:
+def _largest(slices: dict[str, inputs.Slice]) -> list[dict[str, Any]]:
     """The labels with most conversations, in the file's order."""
     most = set(sorted(slices, key=lambda label: -slices[label]["conversations"])[:_SLICES])
     return [_slice(label, found) for label, found in slices.items() if label in most]
 
 
-def _slice(label: str, found: dict[str, Any]) -> dict[str, Any]:
+def _slice(label: str, found: inputs.Slice) -> dict[str, Any]:
     rows = [_row(name, found, {}) for name, metric in REGISTRY.items() if metric.sliced and name in found["gain"]]
     return {"label": templates.clip(label, _LABEL), "conversations": found["conversations"], "rows": rows}
 
@@ -252,15 +256,18 @@ def _base_model(knobs: params.Params) -> str:
 def _history(path: Path, loss: str) -> list[dict[str, float]]:
     """The rows of a table of history, without the cells that are empty because a service does not report them."""
     with intact(str(path), _ANEW):
-        rows = _rows(_text(path))
-        if rows and loss not in rows[0]:
-            raise KeyError(loss)
+        rows = inputs.table(_text(path), ("step", "epoch", loss))
         found = [{name: float(cell) for name, cell in row.items() if cell != ""} for row in rows]
         return [row for row in found if loss in row]
 
 
-def _rows(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
+def _run_facts() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, path in (("training", RUN), ("evaluation", EVAL_RUN)):
+        facts = _json(path, dict[str, Any])
+        with intact(str(path), _ANEW):
+            found |= flat({name: facts}, number)
+    return found
 
 
 def _movement(rows: list[dict[str, str]]) -> dict[str, Any]:
@@ -313,17 +320,14 @@ def _environment() -> Environment:
 def _text(path: Path) -> str:
     try:
         with intact(str(path), _ANEW):
-            return path.read_text(encoding="utf-8")
+            return artifacts.content(path).decode()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro`, which writes it and then this report") from None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path, kind: type[Kind]) -> Kind:
     with intact(str(path), _ANEW):
-        value = numbers(_text(path))
-        if not isinstance(value, dict):
-            raise TypeError("it is not a JSON object")
-        return value
+        return inputs.parse(_text(path), kind)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,21 @@ from stages.gate.findings import Description, describe, findings
 from stages.gate.suite import CRITICAL, Finding, check, read_suite
 
 # In a table, signals that come from one role's column, and those that come from all columns.
-_OF_ONE = {"n_near": "user", "n_response": "assistant", "n_responses": "assistant", "other_system": "system"}
-_OF_ALL = ("n_tokens", "n_over", "conversation_hash")
+_OF_ONE = {
+    "n_near": "user",
+    "group_share": "user",
+    "n_response": "assistant",
+    "n_responses": "assistant",
+    "other_system": "system",
+}
+_OF_ALL = ("n_tokens", "n_over", "n_too_long", "conversation_hash")
 _COMPARED = {"system": "system_hash", "language": "language"}
 
 
 def main() -> None:
     knobs = params.load()
     signals = compared(*read_signals(SIGNALS))
+    signals["n_too_long"] = _beyond(signals["n_tokens"], knobs.longest)
     rules, faults = read_suite(SUITE, list(signals.columns))
     result = check(signals, rules)
     found = [*faults, *findings(result, rules)]
@@ -111,21 +118,24 @@ def compared(signals: pd.DataFrame, sketches: np.ndarray) -> pd.DataFrame:
     """The signals with what can only be seen by comparing rows.
 
     `n_responses`: how many different responses the row's prompt has; `n_near`: how many other prompts are nearly the
-    same; `other_system`, `other_language`: 1 where the row differs from the most common one. Rows that are no
-    conversation have no value.
+    same; `group_share`: the share of the rows that are in its group of nearly equal prompts; `other_system`,
+    `other_language`: 1 where the row differs from the most common one. Rows that are no conversation have no value.
     """
     valid = signals["error"].isna()
+    groups = near_duplicates.groups(sketches)
+    near = signals["prompt_hash"][valid].groupby(groups)
     responses = signals.groupby("prompt_hash")["response_hash"].transform("nunique")
     return signals.assign(
         n_responses=responses.where(valid),
-        n_near=_near(signals["prompt_hash"][valid], sketches).reindex(signals.index),
+        n_near=(near.transform("nunique") - 1).reindex(signals.index),
+        group_share=(near.transform("size") / max(1, len(groups))).reindex(signals.index),
         **{f"other_{name}": _differs(signals[column]) for name, column in _COMPARED.items()},
     )
 
 
-def _near(prompts: pd.Series, sketches: np.ndarray) -> pd.Series:
-    """How many other prompts are in the group of nearly equal prompts of each row."""
-    return prompts.groupby(near_duplicates.groups(sketches)).transform("nunique") - 1
+def _beyond(tokens: pd.Series, longest: int | None) -> pd.Series:
+    """How many tokens each conversation is longer than training accepts."""
+    return (tokens - (tokens if longest is None else longest)).clip(lower=0)
 
 
 def _differs(column: pd.Series) -> pd.Series:

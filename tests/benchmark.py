@@ -86,7 +86,7 @@ def measure(trainer: str) -> dict[str, Any]:
     """Train one epoch; real tokens per second (padding does not count), seconds, peak memory, each step's loss."""
     knobs = params.load().model_copy(update={"epochs": 1})
     model.start()
-    train = training.examples(Chat.load(), "train", knobs.unsloth.max_length)
+    train = training.examples(Chat.load(), "train", knobs.unsloth)
     tokens = sum(len(example.input_ids) for example in train)
     if trainer == "finetune":
         seconds, losses = ours(train, knobs)

@@ -100,8 +100,9 @@ def plain() -> None:
     import pandas as pd
     from transformers import AutoConfig, AutoTokenizer
 
-    from stages.dataset.detectors import BROKEN, SECRETS, finished
+    from stages.dataset.detectors import BROKEN, SECRETS
     from stages.dataset.language import detect
+    from stages.dataset.sentences import finished
 
     tokenizer = AutoTokenizer.from_pretrained("models/base")
     special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)))

@@ -1,8 +1,12 @@
 """What a download asks for, of whom, and when it asks again."""
 
+import base64
 import gzip
 import hashlib
+import os
 import threading
+import time
+from pathlib import Path
 from types import SimpleNamespace as Some
 
 import fsspec
@@ -60,12 +64,60 @@ def test_the_bytes_themselves_are_asked_for_and_not_a_compressed_form(server):
     assert server.headers[0]["Accept-Encoding"] == "identity" and RAW.read_bytes() == CONTENT
 
 
-def test_credentials_go_to_the_server_that_they_are_for_and_to_no_other(server):
+def test_credentials_go_to_the_server_that_they_are_for_and_to_no_other(server, monkeypatch):
+    Path("logins").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", "logins")
     with running() as other:
-        server.answers = [answer(302, Location=other.url)]
-        fetch(server.url.replace("http://", "http://me:secret@"))
+        server.answers = [answer(302, Location=other.url.replace("127.0.0.1", "localhost"))]
+        fetch(server.url)
         other.shutdown()
-        assert "Authorization" in server.headers[0] and "Authorization" not in other.headers[0]
+        assert server.headers[0]["Authorization"] == f"Basic {base64.b64encode(b'me:secret').decode()}"
+        assert "Authorization" not in other.headers[0]
+
+
+def test_an_address_with_credentials_is_refused_before_anything_is_asked(server):
+    for url in (server.url.replace("http://", "http://me:secret@"), f"{server.url}?token=secret"):
+        with pytest.raises(UserError, match="carries a password, key or token.*~/.netrc") as error:
+            fetch(url)
+        assert "secret" not in str(error.value)
+    assert not server.headers
+
+
+def test_a_transfer_that_is_too_slow_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(download, "_PATIENCE_SECONDS", 0.05)
+
+    def dripping(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(50):
+            handler.wfile.write(b"a")
+            handler.wfile.flush()
+            time.sleep(0.01)
+
+    server.answers = [dripping]
+    with pytest.raises(UserError, match="fewer than 1,000 bytes come each second, 3 times"):
+        fetch(server.url)
+
+
+@pytest.mark.parametrize("chain", ["simplecache", "filecache", "blockcache"])
+def test_a_copy_on_the_way_that_no_limit_holds_for_is_refused(server, chain):
+    with pytest.raises(UserError, match=f"remove '{chain}::' from data.sources"):
+        fetch(f"{chain}::{server.url}")
+    assert not server.headers
+
+
+@pytest.mark.parametrize("address", ["local://{}", "file://{}", "zip://a.csv::local://{}"])
+def test_a_pipe_hangs_by_no_address(project, address):
+    os.mkfifo("pipe")
+    with pytest.raises(UserError, match="pipe.* is a .*device or a pipe"):
+        fetch(address.format(Path("pipe").absolute()))
+
+
+def test_a_reason_of_the_server_is_shown_as_text(server):
+    server.answers = [lambda handler: handler.wfile.write(b"HTTP/1.1 418 \x1b[31mred\r\nContent-Length: 0\r\n\r\n")]
+    with pytest.raises(UserError) as error:
+        fetch(server.url)
+    assert str(error.value).isprintable() and "418" in str(error.value)
 
 
 def test_an_address_that_a_redirect_names_is_not_shown(server, capsys):
@@ -78,7 +130,7 @@ def test_an_address_that_a_redirect_names_is_not_shown(server, capsys):
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 504])
 def test_a_status_that_may_pass_is_tried_three_times_with_pauses_that_double(server, monkeypatch, code):
     pauses = []
-    monkeypatch.setattr(download, "time", Some(sleep=pauses.append))
+    monkeypatch.setattr(download, "time", Some(sleep=pauses.append, monotonic=time.monotonic))
     server.answers = [answer(code)]
     with pytest.raises(UserError, match=f"the server answered {code}.*, 3 times"):
         fetch(server.url, pause=1.5)
@@ -198,7 +250,7 @@ def test_what_a_plug_in_raises_is_reported_by_its_kind_alone(project, monkeypatc
 
     monkeypatch.setattr(fsspec, "open", fail)
     with pytest.raises(UserError, match=r"memory://a.csv could not be read \(RuntimeError\); check") as error:
-        fetch("memory://me:secret@a.csv?token=secret")
+        fetch("memory://me@a.csv?x=secret")
     assert "secret" not in str(error.value)
 
 

@@ -13,6 +13,7 @@ from stages.core.cli import UserError
 from stages.core.paths import HISTORY, RUN, SPLITS, TRAIN_METRICS, TUNED, VALIDATION_HISTORY
 from stages.dataset import conversations
 from stages.dataset.conversations import Conversation, Message
+from stages.params.backends import Unsloth
 from tests.conftest import ROOT, set_params, talks
 
 
@@ -50,9 +51,10 @@ def test_equal_runs_give_equal_bytes(train):
     assert outcomes[0] == outcomes[1]
 
 
-def test_overlong_conversations_stop_the_run_by_row(train):
+def test_conversations_that_the_gate_let_through_stop_the_run_when_they_are_too_long(train):
     error = train(unsloth__max_length=25)
-    assert "row 2: 30 tokens" in error and "overlong: drop" in error and "Traceback" not in error
+    assert "16 of 16 conversations, longer than unsloth.max_length 25" in error and "overlong: drop" in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.slow
@@ -60,7 +62,7 @@ def test_the_command_stops_with_a_message_and_an_exit_status(splits):
     set_params(unsloth__max_length=25)
     command = [sys.executable, "-m", "stages.finetune"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 1 and "row 2: 30 tokens" in done.stderr and "overlong: drop" in done.stderr
+    assert done.returncode == 1 and "unsloth.max_length 25" in done.stderr and "overlong: drop" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -69,7 +71,8 @@ def test_overlong_conversations_are_dropped_when_asked(base, capsys):
     chat = Chat.load()
     long = Conversation((Message("user", "x" * 500), Message("assistant", "y")))
     conversations.write_jsonl(SPLITS["train"], [*talks(3), long])
-    assert len(training.examples(chat, "train", 200)) == 3
-    assert "conversations, longer than 200 tokens" in capsys.readouterr().out
+    limits = Unsloth.model_construct(max_length=200, overlong="drop")
+    assert len(training.examples(chat, "train", limits)) == 3
+    assert "dropped 1 of 4 conversations, longer than 200 tokens" in capsys.readouterr().out
     with pytest.raises(UserError, match="every conversation exceeds unsloth.max_length 20; raise it"):
-        training.examples(chat, "train", 20)
+        training.examples(chat, "train", Unsloth.model_construct(max_length=20, overlong="drop"))

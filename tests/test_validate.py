@@ -42,7 +42,14 @@ def test_a_broken_suite_stops_the_run_with_all_its_slips_and_the_other_findings(
             max_quarantined=1,
         )
     report = {finding["rule"]: finding for finding in json.loads(VALIDATION.read_text())["findings"]}
-    slips = {"no_empty_message", "within_context", "short_response", "conflicting_responses", "near_duplicate_prompts"}
+    slips = {
+        "no_empty_message",
+        "within_context",
+        "within_max_length",
+        "short_response",
+        "conflicting_responses",
+        "near_duplicate_prompts",
+    }
     assert slips | {"parses"} == set(report)
     assert all(name in str(error.value) for name in slips) and "fix this rule in data/expectations.yaml" in str(
         error.value
@@ -167,7 +174,7 @@ def test_too_many_quarantined_rows_stop_the_run(gate):
 
 def test_two_runs_write_the_same_bytes(gate):
     def outcome():
-        gate([*good_records(5), (TALK % 9).replace("At 7.", "until")])
+        gate([*good_records(5), (TALK % 9).replace("At 7.", "open until")])
         return [path.read_bytes() for path in (VALIDATION, VALIDATION_PAGE, DATA_DOCS, QUARANTINE)]
 
     assert outcome() == outcome()

@@ -13,6 +13,7 @@ from stages import params
 from stages.core import files
 from stages.core.flatten import flat
 from stages.core.paths import SPLITS
+from stages.core.text import printable
 from stages.params import Params
 
 # Loading code for each kind of model. The path to the base on the reader's machine is unknown.
@@ -83,19 +84,21 @@ def write(
     `metrics` are those of training, `counts` the number of conversations in each split, and `results`, if known, the
     test metrics by name as (label, value).
     """
-    base = knobs.unsloth.model
+    # The name of a folder may be any text.
+    base = _code(knobs.unsloth.model)
+    on_hub = _on_the_hub(knobs.unsloth.model)
     chosen = params.select(knobs, shown())
     text = _TEXT.format(
-        head=_head(base, adapter, results or {}).to_yaml(),
+        head=_head(knobs.unsloth.model, adapter, results or {}).to_yaml(),
         base=base,
         revision=knobs.unsloth.revision,
         method=knobs.method,
         epochs=f"{knobs.numbers[0]:g}",
         best_epoch=metrics["best_epoch"],
         validation_loss=metrics["validation_loss"],
-        load=_WHOLE if not adapter else _ON_HUB_BASE if _on_the_hub(base) else _ON_OTHER_BASE.format(base=base),
-        where=_WHERE if adapter and not _on_the_hub(base) else "",
-        knobs=_rows({name: f"`{value}`" for name, value in flat(chosen, str).items()}),
+        load=_WHOLE if not adapter else _ON_HUB_BASE if on_hub else _ON_OTHER_BASE.format(base=base),
+        where=_WHERE if adapter and not on_hub else "",
+        knobs=_rows({name: f"`{_code(value)}`" for name, value in flat(chosen, str).items()}),
         splits=_rows({name: f"{count} | `{files.sha256(SPLITS[name])}`" for name, count in counts.items()}),
         **counts,
     )
@@ -136,5 +139,10 @@ def _result(name: str, label: str, value: float) -> EvalResult:
     )
 
 
+def _code(value: Any) -> str:
+    """Any text as code within a line or a cell of a table, neither of which it can end."""
+    return printable(str(value)).replace("`", "'").replace("|", r"\|")
+
+
 def _rows(values: dict[str, str]) -> str:
-    return "\n".join(f"| `{name}` | {value} |" for name, value in values.items())
+    return "\n".join(f"| `{_code(name)}` | {value} |" for name, value in values.items())

@@ -17,6 +17,7 @@ from stages.backends.protocol import ModelPair
 from stages.core import cli
 from stages.core.cli import UserError, run
 from stages.core.paths import BASE, SPLITS, TUNED
+from stages.core.text import harmless
 from stages.dataset import conversations
 from stages.dataset.conversations import Message
 
@@ -43,7 +44,7 @@ def talk(pair: ModelPair, models: list[str], system: str, max_new_tokens: int) -
         for model, history in histories.items():
             print(f"{model}> ", end="", flush=True)
             history.append(Message("user", question))
-            said = pair.say(history, model == _TUNED, max_new_tokens, lambda text: print(text, end="", flush=True))
+            said = pair.say(history, model == _TUNED, max_new_tokens, _show)
             history.append(Message("assistant", said))
             print(flush=True)
 
@@ -58,7 +59,7 @@ def _questions() -> Iterator[str]:
         return
     for number, line in enumerate(sys.stdin.buffer, 1):
         if question := _decoded(line, number).strip():
-            print(f"you> {question}", flush=True)
+            print(harmless(f"you> {question}"), flush=True)
             yield question
 
 
@@ -94,6 +95,10 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not allowed; expected a whole number from 1")
     return int(text)
+
+
+def _show(text: str) -> None:
+    print(harmless(text), end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,15 @@ stage again. `make doctor` says whether the packages are installed as constraint
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import yaml
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from stages import params
+from stages.core import artifacts, yaml_text
 from stages.core.cli import UserError, notice, run
 from stages.core.flatten import flat, plain, without_credentials
 from stages.core.templates import clip
@@ -28,16 +31,28 @@ _LIMIT = 60
 def main() -> None:
     params.load()
     try:
+        _refuse_endless()
         with Repo() as repo:
             stale = stale_stages(repo)
             count = len(repo.index.stages)
-    except DvcException as error:
+    except (DvcException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"DVC cannot read dvc.yaml or dvc.lock: {' '.join(str(error).split())}") from None
     if stale:
         how_many = f"{len(stale)} of {count} stages {'is' if len(stale) == 1 else 'are'} stale"
         what = f"{how_many}: dvc.lock and the reports were made from other inputs; run `dvc repro`, then commit both"
         raise UserError("\n".join([what, *(f"{name}: {why}" for name, reasons in stale.items() for why in reasons)]))
     notice(f"dvc.lock and the reports match the code, parameters and data here: {count} stages")
+
+
+def _refuse_endless() -> None:
+    """Read first, with bounds, what DVC reads without.
+
+    Raises:
+        ValueError, yaml.YAMLError: a file is no YAML within bounds.
+    """
+    for path in (Path("dvc.yaml"), Path("dvc.lock")):
+        if path.exists():
+            yaml_text.parse(artifacts.content(path).decode())
 
 
 def stale_stages(repo: Repo) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from stages.commands.experiments import Row
 from stages.core.cli import UserError, run
 from stages.core.flatten import plain, without_credentials
 from stages.core.templates import clip
-from stages.core.text import printable
+from stages.core.text import harmless, printable
 from stages.metrics import registry
 from stages.metrics.registry import REGISTRY
 
@@ -28,7 +28,7 @@ def main() -> None:
     found = rows(experiments.rows(), experiments.parameters())
     if len(found) < 2:
         raise UserError("there are no experiments to compare; run some, such as dvc exp run -S lr=2e-4 -n slower")
-    print(table(found))
+    print(harmless(table(found)))
 
 
 def rows(shown: Sequence[Row], names: Sequence[str]) -> list[list[str]]:

@@ -22,6 +22,7 @@ from stages.core.cli import UserError, run
 from stages.core.flatten import flat, plain, without_credentials
 from stages.core.paths import GENERAL, MEASURES, PREDICTIONS, SPLIT_REPORT, SUITE, VALIDATION
 from stages.core.revisions import Revision
+from stages.core.text import harmless
 from stages.metrics import registry, verdict
 from stages.metrics.intervals import Bootstrap
 from stages.metrics.registry import REGISTRY, TOO_FEW
@@ -66,7 +67,7 @@ def main() -> None:
         "answers": [_answer(*pair) for pair in comparison.most_changed(shared.test, _ANSWERS)],
         "differing": sum(one["tuned"] != other["tuned"] for one, other in shared.test),
     }
-    print(_markdown(facts), end="", flush=True)
+    print(harmless(_markdown(facts)), end="", flush=True)
     _stop_at_regressions(changes, allowed)
 
 

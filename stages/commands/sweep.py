@@ -17,6 +17,7 @@ from stages.commands import experiments
 from stages.commands.experiments import Row
 from stages.core import cli, files
 from stages.core.cli import UserError, notice, run
+from stages.core.text import harmless
 
 PICTURE = Path("reports/sweep.svg")
 # Wider apart than this factor, values are drawn on a logarithmic axis: rates are tried in powers of ten.
@@ -30,7 +31,7 @@ def main() -> None:
     parameter, metric = asked.parameter, asked.metric
     lines = read(experiments.rows(), experiments.parameters(), parameter, metric)
     draw(lines, parameter, metric)
-    print(table(lines, parameter, metric))
+    print(harmless(table(lines, parameter, metric)))
     notice(f"wrote {PICTURE}")
 
 

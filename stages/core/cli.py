@@ -19,6 +19,7 @@ from typing import TextIO
 import psutil
 
 from stages.core import files
+from stages.core.text import harmless
 
 _VERBOSE = {"-v", "-vv", "--verbose"}
 _PARENT_CHECK_SECONDS = 1.0
@@ -39,7 +40,7 @@ class UserError(Exception):
 
 def notice(text: str) -> None:
     """Print one plain line about a decision that the pipeline made for the user, with its reason."""
-    print(text, file=_own_stdout, flush=True)
+    print(harmless(text), file=_own_stdout, flush=True)
 
 
 @functools.cache
@@ -151,7 +152,7 @@ def _without_secrets(text: str) -> str:
 def _report(message: str, status: int) -> int:
     if verbose():
         traceback.print_exc()
-    first, *rest = message.splitlines()
+    first, *rest = harmless(message).split("\n")
     print("\n".join([f"error: {first}", *(f"  {line}" for line in rest)]), file=sys.stderr, flush=True)
     return status
 

@@ -1,30 +1,46 @@
 """Writing files so that a reader never sees half of one, and the folder for what must outlive a stage."""
 
+import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-@contextmanager
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes `path`'s place only when the block ends without an error."""
+    """Yield a temporary path beside `path`; it takes `path`'s place only when the block ends without an error.
+
+    Git ignores its name, and one that a killed process left is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
     temporary = Path(name)
     try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
         sync(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files for `path` that no living process holds."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def sync(path: Path) -> None:
@@ -77,7 +93,7 @@ def state_dir(*parts: str) -> Path:
     return folder
 
 
-@contextmanager
+@contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """An empty folder, removed at the end; the caller holds the lock that makes it his alone.
 

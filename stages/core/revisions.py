@@ -3,14 +3,14 @@
 Nothing is fetched. An experiment of DVC is a commit too, found by its name.
 """
 
+import re
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stages.core import artifacts, yaml_text
 from stages.core.artifacts import intact
 from stages.core.cli import UserError
 
@@ -26,16 +26,30 @@ class Revision:
     commit: str | None
 
     def content(self, path: Path) -> bytes | None:
-        """A file's bytes; None where there is no commit, or no such file in it."""
-        if self.commit is None:
-            return path.read_bytes() if path.is_file() else None
-        # "./" makes the path relative to this folder, which need not be Git's top folder.
-        return _git("show", f"{self.commit}:./{path.as_posix()}")
+        """A file's bytes; None where there is no commit, or no such file in it.
+
+        Raises:
+            UserError: it is larger than any that a stage writes.
+        """
+        with intact(f"{path} of {self.name}"):
+            if self.commit is None:
+                return artifacts.content(path) if path.is_file() else None
+            # "./" makes the path relative to this folder, which need not be Git's top folder.
+            place = f"{self.commit}:./{path.as_posix()}"
+            size = _git("cat-file", "-s", place)
+            if size is not None and int(size) > artifacts.LIMIT:
+                raise ValueError(f"it has more than {artifacts.LIMIT:,} bytes")
+            return _git("show", place)
 
     def text(self, path: Path) -> str | None:
-        """`content` as text."""
+        """`content` as text.
+
+        Raises:
+            UserError: it is not text in UTF-8, or too large.
+        """
         content = self.content(path)
-        return None if content is None else content.decode()
+        with intact(f"{path} of {self.name}"):
+            return None if content is None else content.decode()
 
     def checksums(self) -> dict[str, str]:
         """MD5 of each out of the run that dvc.lock records, by its path.
@@ -44,9 +58,16 @@ class Revision:
             UserError: it is not what DVC writes.
         """
         with intact(f"dvc.lock of {self.name}", "take one side of a merge whole, then `dvc repro`"):
-            lock = yaml.safe_load(self.text(Path("dvc.lock")) or "{}")
+            lock = yaml_text.parse(self.text(Path("dvc.lock")) or "{}")
             stages: dict[str, Any] = lock.get("stages", {})
-            return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+            return {out["path"]: _md5(out["md5"]) for stage in stages.values() for out in stage.get("outs", [])}
+
+
+def _md5(text: str) -> str:
+    # DVC makes a path of it, in its cache.
+    if not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", text):
+        raise ValueError("an md5 has 32 hexadecimal digits")
+    return text
 
 
 WORKSPACE = Revision("workspace", None)

@@ -102,6 +102,10 @@ class ModelReader(Protocol):
         """Texts that the tokenizer turns into one token with a meaning of its own, such as the end token."""
 
     @property
+    def control_tokens(self) -> list[str]:
+        """Those of the special tokens that structure a conversation: in a text they would break it."""
+
+    @property
     def context(self) -> int:
         """How many tokens the model can read."""
 

@@ -2,14 +2,16 @@
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
 from ftfy.badness import BADNESS_RE
 from phonenumbers import Leniency, PhoneNumberMatcher
-from stdnum import luhn
 
-Span = tuple[int, int]
+from stages.dataset import cards, keys, placeholders
+from stages.dataset.cards import Span
+from stages.dataset.values import find_no_value
 
 
 class Finder(Protocol):
@@ -18,13 +20,10 @@ class Finder(Protocol):
     def __call__(self, text: str, start: int = 0) -> Span | None: ...
 
 
-# How much of a text's end is looked at, and how many phone numbers in one message.
-_END = 700
+# How many phone numbers of one message are looked at.
 _CANDIDATES = 100
 
 # Every repetition is bounded or gives nothing back, so that no text makes a search take more than linear time.
-# A word begins here, also after an escape in JSON that could not be read.
-_START = r"(?:(?<!\w)|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24}")
 _DIGITS = re.compile(r"[+(]{0,2}\d(?:[ ./()-]{0,3}\d){6,18}")
 # Without a country's code a number only counts in a form that people write: (212) 555-0123, 020 7946 0958.
@@ -32,33 +31,15 @@ _NATIONAL = re.compile(r"\(\d{2,5}\)|0\d{1,4}[ -]|\d{3}[-. ]\d{3}[-. ]\d{4}$")
 _DATE = re.compile(r"\d{1,4}([-./])\d{1,2}\1\d{2,4}\b")
 # Whose numbers those may be.
 _REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "AU", "IN", "JP", "BR")
-# Adjacent groups of digits: a card's number may be some of them.
-_GROUPS = re.compile(_START + r"\d++(?:[ .\u00a0-]\d++)*(?!\w)")
-_GROUP = re.compile(r"\d+")
-_CARD_HINT = re.compile(r"\d(?:[ .\u00a0-]?\d){12}")
-# A card's number is not written in smaller groups; tables and dates are.
-_SMALLEST_GROUP, _MOST_GROUPS, _MOST_DIGITS = 3, 6, 19
-# First digits and lengths: Visa, Mastercard, American Express, Diners, and then JCB, Discover, Maestro and others.
-_CARD = re.compile(
-    r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]|2[2-7])\d{14}|3[47]\d{13}|3[0689]\d{12}|(?:3[05689]|5[0678]|6\d)\d{14,17}"
-)
-_KEY = re.compile(
-    rf"{_START}(?:sk-[\w-]{{20,}}+|(?:AKIA|ASIA)[0-9A-Z]{{16}}\b|gh[pousr]_\w{{36,}}+|github_pat_\w{{22,}}+"
-    r"|hf_\w{30,}+|glpat-[\w-]{20,}+|[sr]k_(?:live|test)_\w{16,}+|xox[abprs]-[\w-]{10,}+|AIza[\w-]{35}\b"
-    # Two more parts make it a token; without them the word is read all the same, so that none is read twice.
-    r"|eyJ[\w-]{10,}+(?P<token>\.eyJ[\w-]{10,}+\.[\w-]{10,}+)?+)"
-    # The key's body is the secret: all of it, up to its end or that of the text.
-    r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----[\s\S]*?"
-    r"(?:-----END [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)"
-)
-_KEY_HINTS = (
-    *("sk-", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_", "glpat-"),
-    *("k_live_", "k_test_", "xox", "AIza", "eyJ", "PRIVATE KEY"),
-)
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202d\u202e]")
+# Direction characters other than overrides: where they close what they open, they order a text that is written from the
+# right.
+_DIRECTION = re.compile(r"[\u202a-\u202c\u2066-\u2069]")
+_FROM_THE_RIGHT = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _REPLACEMENT = re.compile("\ufffd")
-_TEMPLATE = re.compile(r"^\s*\[\s*[\"']|<\|\w+\|>|\{\{\s*[\w.]+\s*\}\}|\[/?INST\]|<</?SYS>>")
-_FINISHED = re.compile(r"[.!?…:;。！？：；।؟)\]}\"'”’»›*`~|]$|[^\w\s,\-–—]$|https?://\S+$|\S+@\S+\.\w+$|\d$")
+_TEMPLATE = re.compile(r"<\|\w+\|>|\[/?INST\]|<</?SYS>>")
+# A list that a program wrote where its one text was meant.
+_LIST = re.compile(r"\s*\[\s*[\"']")
 
 
 def by(pattern: re.Pattern[str]) -> Finder:
@@ -84,58 +65,65 @@ def _phone(text: str, start: int = 0) -> Span | None:
     return None
 
 
-def _card(text: str, start: int = 0) -> Span | None:
-    for run in _GROUPS.finditer(text, start):
-        groups = [group.span() for group in _GROUP.finditer(text, *run.span())]
-        for at in range(len(groups)):
-            if span := _card_from(text, groups, at):
-                return span
-    return None
+def _control(text: str, start: int = 0) -> Span | None:
+    found = [_CONTROL.search(text, start)]
+    if not (_FROM_THE_RIGHT.search(text) and _balanced(text)):
+        found.append(_DIRECTION.search(text, start))
+    return min((match.span() for match in found if match), default=None)
 
 
-def _card_from(text: str, groups: Sequence[Span], at: int) -> Span | None:
-    """The card's number that begins with one of the groups: other numbers may be before and after it."""
-    begin, digits = groups[at][0], ""
-    for first, last in groups[at : at + _MOST_GROUPS]:
-        if not _SMALLEST_GROUP <= last - first <= _MOST_DIGITS - len(digits):
-            return None
-        digits += text[first:last]
-        # The digits behind a decimal point are none.
-        fraction = at and text[begin - 1] == "." and "." not in text[begin:last]
-        if not fraction and _CARD.fullmatch(digits) and luhn.is_valid(digits):
-            return begin, last
-    return None
+def _balanced(text: str) -> bool:
+    """Whether each direction character that opens something is closed by its own kind."""
+    opened: list[str] = []
+    for match in _DIRECTION.finditer(text):
+        if match[0] not in "\u202c\u2069":
+            opened.append("\u202c" if match[0] in "\u202a\u202b" else "\u2069")
+        elif not opened or opened.pop() != match[0]:
+            return False
+    return not opened
 
 
-def _key(text: str, start: int = 0) -> Span | None:
-    for match in _KEY.finditer(text, start):
-        word = match[0].startswith("sk-") and match[0].islower() and not any(map(str.isdigit, match[0]))
-        if not word and (match["token"] or not match[0].startswith("eyJ")):
-            return match.span()
-    return None
+def _template(text: str, start: int = 0) -> Span | None:
+    """A chat template's markers, or a list in place of its text; a list of JSON is an answer like any other."""
+    if not start and (match := _LIST.match(text)) and not _is_json_list(text):
+        return match.span()
+    return _marker(text, start)
 
 
+def _is_json_list(text: str) -> bool:
+    try:
+        values = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return False
+    alone = values[0].strip() if len(values) == 1 else ""
+    return not (" " in alone and alone.endswith((".", "!", "?")))
+
+
+_marker = by(_TEMPLATE)
 # Keys first: what they hide, a long one's digits among them, no other finder looks at when text is masked.
-SECRETS: dict[str, Finder] = {"api_key": _key, "card": _card, "email": by(_EMAIL), "phone": _phone}
+SECRETS: dict[str, Finder] = {
+    "api_key": keys.find_key,
+    "card": cards.find_card,
+    "email": by(_EMAIL),
+    "phone": _phone,
+}
 BROKEN: dict[str, Finder] = {
     "mojibake": by(BADNESS_RE),
-    "control": by(_CONTROL),
+    "control": _control,
     "replacement": by(_REPLACEMENT),
-    "template": by(_TEMPLATE),
+    "template": _template,
 }
+# Only in what is said: a tool's schema names what is to be filled in, and a tool may return nothing.
+UNFILLED: dict[str, Finder] = {"placeholder": placeholders.find_placeholder, "no_value": find_no_value}
 # What a text must have for a fault to be possible: cheap to ask, and mostly the answer is no.
 HINTS: dict[str, Callable[[str], Any]] = {
-    "api_key": lambda text: any(hint in text for hint in _KEY_HINTS),
-    "card": _CARD_HINT.search,
+    "api_key": keys.hint,
+    "card": cards.HINT.search,
     "email": lambda text: "@" in text,
     "phone": _DIGITS.search,
     "mojibake": lambda text: not text.isascii(),
     "control": lambda text: not text.isprintable(),
     "replacement": lambda text: "\ufffd" in text,
-    "template": lambda text: "[" in text or "<" in text or "{{" in text,
+    "template": lambda text: "[" in text or "<" in text,
+    "placeholder": placeholders.hint,
 }
-
-
-def finished(text: str) -> bool:
-    """Whether a text ends as a sentence may end: with a sign, a number, an address or an emoji, not within a word."""
-    return not text.strip() or bool(_FINISHED.search(text.rstrip()[-_END:]))

@@ -6,34 +6,69 @@ from typing import Any
 
 import msgspec
 
+from stages.dataset import placeholders, tool_calls
 from stages.dataset.conversations import Conversation, Message
-from stages.dataset.detectors import BROKEN, HINTS, SECRETS, by, finished
-from stages.dataset.masking import snippet
+from stages.dataset.detectors import BROKEN, HINTS, SECRETS, UNFILLED, by
+from stages.dataset.masking import excerpt, one_line, snippet
+from stages.dataset.sentences import finished
 
-NAMES = ("email", "phone", "card", "api_key", *BROKEN, "special_token", "unfinished")
+_OF_ANSWERS = ("unfinished", "echo", "unlearned")
+NAMES = (
+    *("email", "phone", "card", "api_key", *BROKEN, *UNFILLED, "special_token", "token_name", *_OF_ANSWERS),
+    *tool_calls.NAMES,
+)
+# Beside the faults: all placeholders of the conversation, one a line, for their list.
+PLACEHOLDERS = "placeholders"
 
 
 class Inspector:
-    """Finds faults of content; knows the special tokens of one tokenizer."""
+    """Finds faults of content; knows the tokens of one tokenizer.
 
-    def __init__(self, special_tokens: Sequence[str]) -> None:
-        tokens = "|".join(re.escape(token) for token in sorted(special_tokens, key=len, reverse=True))
+    `control` are texts that the tokenizer reads as tokens which structure a conversation, `special` are all its special
+    ones: some bases have more that a text may name, such as `<filename>`.
+    """
+
+    def __init__(self, control: Sequence[str], special: Sequence[str] = ()) -> None:
         # A lone "<s>" or "[PAD]" is still a token to the tokenizer, so nothing is asked about its surroundings.
-        self._finders = {**SECRETS, **BROKEN, "special_token": by(re.compile(tokens or r"(?!)"))}
+        self._finders = {
+            **SECRETS,
+            **BROKEN,
+            "special_token": by(_any_of(control)),
+            "token_name": by(_any_of(sorted({*special} - {*control}))),
+        }
 
     def faults(self, conversation: Conversation, label: str = "") -> dict[str, str]:
         """Name of each fault, and where it first occurs, with a snippet in which it is marked with ‹ ›."""
-        return dict(self._faults(list(_texts(conversation, label)))) | _unfinished(conversation.messages)
+        faults = dict(_found(self._finders, list(_texts(conversation, label))))
+        faults |= _found(UNFILLED, list(_said(conversation)))
+        if "placeholder" in faults:
+            listed = placeholders.listed(text for _, text in _said(conversation))
+            faults[PLACEHOLDERS] = "\n".join(map(excerpt, listed))
+        return faults | _of_calls(conversation) | _of_answers(conversation.messages)
 
-    def _faults(self, texts: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        together = " ".join(text for _, text in texts)
-        for name, find in self._finders.items():
-            if not HINTS.get(name, find)(together):
-                continue
-            for where, text in texts:
-                if span := find(text):
-                    yield name, where + snippet(text, span, secret=name in SECRETS)
-                    break
+
+def _any_of(tokens: Sequence[str]) -> re.Pattern[str]:
+    """A pattern of these texts, the longest first; without any it matches nothing."""
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) or r"(?!)")
+
+
+def _found(finders: dict[str, Any], texts: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    together = " ".join(text for _, text in texts)
+    for name, find in finders.items():
+        # What is the whole of one text cannot be seen in all of them together.
+        if name != "no_value" and not HINTS.get(name, find)(together):
+            continue
+        for where, text in texts:
+            if span := find(text):
+                yield name, where + snippet(text, span, secret=name in SECRETS)
+                break
+
+
+def _said(conversation: Conversation) -> Iterator[tuple[str, str]]:
+    """What people and the model say, each text with its place."""
+    for number, message in enumerate(conversation.messages, 1):
+        if message.role != "tool":
+            yield place(number, message), message.text
 
 
 def _texts(conversation: Conversation, label: str) -> Iterator[tuple[str, str]]:
@@ -74,11 +109,39 @@ def _inner(value: Any) -> Any:
         return []
 
 
-def _unfinished(messages: Sequence[Message]) -> dict[str, str]:
-    if not messages or messages[-1].tool_calls or finished(messages[-1].text):
-        return {}
-    end = len(messages[-1].text.rstrip())
-    return {"unfinished": place(len(messages), messages[-1]) + snippet(messages[-1].text, (end, end))}
+def _of_calls(conversation: Conversation) -> dict[str, str]:
+    """The first fault of each kind in calls and results."""
+    faults: dict[str, str] = {}
+    for name, number, part, why in tool_calls.find(conversation):
+        if name not in faults:
+            faults[name] = f"{place(number, conversation.messages[number - 1])}‹{excerpt(part)}›; {one_line(why)}"
+    return faults
+
+
+def _of_answers(messages: Sequence[Message]) -> dict[str, str]:
+    """What is wrong with the response, or with what is learned of the conversation."""
+    faults: dict[str, str] = {}
+    if not messages:
+        return faults
+    last, at = messages[-1], place(len(messages), messages[-1])
+    if not (last.tool_calls or finished(last.text)):
+        end = len(last.text.rstrip())
+        faults["unfinished"] = at + snippet(last.text, (end, end))
+    asked = next((one.text for one in reversed(messages[:-1]) if one.role == "user"), "")
+    if last.role == "assistant" and asked.strip() and _same(last.text, asked):
+        faults["echo"] = f"{at}‹{excerpt(last.text)}›"
+    answers = [one for one in messages if one.role == "assistant"]
+    if answers and all(one.weight == 0 for one in answers):
+        faults["unlearned"] = f"weight 0 in all of its assistant messages, of which there {_count(len(answers))}"
+    return faults
+
+
+def _same(one: str, other: str) -> bool:
+    return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
+
+
+def _count(number: int) -> str:
+    return "is 1" if number == 1 else f"are {number}"
 
 
 def place(number: int, message: Message) -> str:

@@ -2,11 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from stages.dataset import conversations, language
+from stages.core import files
+from stages.dataset import conversations, language, shared_text
 from stages.dataset.conversations import Conversation, Message, ModelReader
 from stages.dataset.formats import Record
 from stages.dataset.inspector import NAMES, Inspector, place
@@ -46,7 +49,8 @@ class Signaller:
     def __init__(self, reader: ModelReader) -> None:
         self._reader = reader
         self._context = reader.context
-        self._inspector = Inspector(reader.special_tokens)
+        self._inspector = Inspector(reader.control_tokens, reader.special_tokens)
+        self._prompts = shared_text.Sample()
 
     def rows(self, records: Sequence[Record]) -> list[dict[str, Any]]:
         """One row for each record."""
@@ -70,13 +74,15 @@ class Signaller:
         messages, prompt = conversation.messages, conversation.prompt_key
         faults = self._inspector.faults(conversation, label) | _short(messages) | _empty(messages)
         system = [message.text for message in messages if message.role == "system"]
+        prompt_hash = _hash(prompt)
+        self._prompts.add(int(prompt_hash, 16), prompt)
         return {
             "roles": "".join(message.role[0] for message in messages),
             "n_empty": sum(not _said(message) for message in messages),
             "n_tokens": tokens,
             "n_over": max(0, tokens - self._context),
             "n_response": response,
-            "prompt_hash": _hash(prompt),
+            "prompt_hash": prompt_hash,
             "sketch": sketch(prompt),
             "response_hash": _hash(repr(messages[-1]) if messages else ""),
             "system_hash": _hash("\n".join(system)),
@@ -85,6 +91,36 @@ class Signaller:
             **{name: int(name in faults) for name in NAMES},
             "faults": faults or None,
         }
+
+    def compare_without_shared(self, signals: Path, jsonl: Path) -> int:
+        """Sketch the prompts again without what many of them share, which is known once all are seen.
+
+        `signals` and `jsonl` hold the rows and the conversations as they were written. Returns the number of prompts
+        that share something; if none does, the file stays as it is.
+        """
+        shared, changed = self._prompts.shared(), 0
+        if not shared:
+            return 0
+        with (
+            files.replacing(signals) as new,
+            jsonl.open("rb") as lines,
+            pq.ParquetFile(signals) as old,
+            pq.ParquetWriter(new, SCHEMA) as table,
+        ):
+            for group in range(old.num_row_groups):
+                rows = old.read_row_group(group)
+                valid = [error is None for error in rows["error"].to_pylist()]
+                prompts = [conversations.decode(next(lines)).prompt_key if one else "" for one in valid]
+                compared = [shared.without(prompt) for prompt in prompts]
+                changed += sum(one != other for one, other in zip(prompts, compared, strict=True))
+                made = [sketch(prompt) if one else None for one, prompt in zip(valid, compared, strict=True)]
+                table.write_table(_with_sketches(rows, made))
+        return changed
+
+
+def _with_sketches(rows: pa.Table, sketches: list[bytes | None]) -> pa.Table:
+    at = SCHEMA.get_field_index("sketch")
+    return rows.set_column(at, SCHEMA.field(at), pa.array(sketches, SCHEMA.field(at).type))
 
 
 def _none(row: int, error: str, seen: str) -> dict[str, Any]:

@@ -1,17 +1,23 @@
 """What the data gate found, in words: the rule, the rows, the place in each, and what to do."""
 
+import collections
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.core.paths import SIGNALS
+from stages.dataset.inspector import PLACEHOLDERS
 from stages.dataset.masking import one_line
 from stages.gate.suite import CRITICAL, Finding, Rule, asked
 
 _ROWS_NAMED = 5
+_PLACEHOLDERS_NAMED = 20
+# Rows read at once, and different placeholders that are counted: a hostile source has as many as it likes.
+_AT_ONCE, _DIFFERENT = 10_000, 10_000
 _WORDS = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
 _ROLE = re.compile(r"message \d+ \((\w+)\)")
 # Errors that name the column, and those that are about the whole row.
@@ -82,7 +88,7 @@ def describe(found: list[Finding], signals: pd.DataFrame, columns: dict[str, str
     return [
         Description(
             _headline(finding, len(signals)),
-            list(_seen(finding, rows, signals, snippets, columns)),
+            [*_listed(finding), *_seen(finding, rows, signals, snippets, columns)],
             len(finding["rows"]) - sum(1 + others for others in rows.values()),
         )
         for finding, rows in zip(found, examples, strict=True)
@@ -108,6 +114,24 @@ def _read_snippets(rows: set[int]) -> dict[int, dict[str, str]]:
     """The masked snippets of a few rows, by the signal that they explain."""
     table = pq.read_table(SIGNALS, columns=["row", "faults"], filters=[("row", "in", rows)]) if rows else None
     return {one["row"]: dict(one["faults"] or ()) for one in table.to_pylist()} if table else {}
+
+
+def _listed(finding: Finding) -> Iterator[Seen]:
+    """Which placeholders are in how many rows, the most frequent first."""
+    if finding["columns"] != ["placeholder"] or not finding["rows"]:
+        return
+    counts: collections.Counter[str] = collections.Counter()
+    for batch in pq.ParquetFile(SIGNALS).iter_batches(_AT_ONCE, columns=["placeholder", "faults"]):
+        for faults in batch.filter(pc.equal(batch["placeholder"], 1))["faults"].to_pylist():
+            found = set(dict(faults or ()).get(PLACEHOLDERS, "").split("\n"))
+            counts.update(one for one in found if one in counts or len(counts) < _DIFFERENT)
+    # The most frequent first, and equally frequent ones by name, whatever the order of the rows.
+    most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = [
+        f"{one_line(name)} in {count} row{'' if count == 1 else 's'}" for name, count in most[:_PLACEHOLDERS_NAMED]
+    ]
+    more = [f"{len(most) - len(shown)} more"] if len(most) > len(shown) else []
+    yield Seen(None, None, ", ".join([*shown, *more]))
 
 
 def _seen(
@@ -154,13 +178,15 @@ def _cell(finding: Finding, what: str, columns: dict[str, str]) -> str | None:
 
 
 def _compared_with(column: str, row: int, signals: pd.DataFrame) -> str | None:
-    """The other row because of which this one is a finding."""
+    """The other row, or the limit, because of which this one is a finding."""
     same = {"conversation_hash": "conversation_hash", "n_responses": "prompt_hash"}.get(column)
     others = (
         signals.index[(signals[same] == signals[same][row]) & (signals.index != row)] if same else signals.index[:0]
     )
     if len(others):
         return f"{'the same' if same == column else 'another response to the same prompt'} as in row {others[0]}"
+    if column == "n_too_long":
+        return f"{signals['n_tokens'][row]:,.0f} tokens, ‹{signals[column][row]:,.0f}› too many"
     if column == "other_language":
         return f"language {signals['language'][row]}, where most rows have {signals['language'].mode().iloc[0]}"
     return None

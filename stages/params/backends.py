@@ -6,6 +6,7 @@ from pydantic import Field
 
 from stages.params.kinds import Auto, Count, Flag, Number, ReadBy, Section, Text, knob
 
+_LENGTH = ReadBy(("validate", "finetune"), ("unsloth",))
 _OPENAI = ReadBy(("finetune",), ("openai",))
 _WAITING = ReadBy(("finetune",), ("openai",), decides="nothing")
 
@@ -21,10 +22,13 @@ class Unsloth(Section):
         ReadBy(("base", "finetune"), ("unsloth",)),
     )
     max_length: Annotated[Count, Field(ge=16, le=1_000_000)] = knob(
-        "Longest conversation to train on, in tokens, at most what the model can read. Memory and time grow with it."
+        "Longest conversation to train on, in tokens, at most what the model can read. Memory and time grow with it.",
+        _LENGTH,
     )
     overlong: Literal["stop", "drop"] = knob(
-        "What happens to longer conversations: stop names them and stops the run, drop leaves them out and counts them."
+        "What happens to longer conversations: stop names them in the data gate and stops the run, drop leaves them out"
+        " and counts them.",
+        _LENGTH,
     )
     enable_thinking: Flag = knob(
         "Whether a model that can reason before it answers does so, in training, evaluation and export. Answers are"

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from stages.core.flatten import address
+from stages.core.flatten import CREDENTIALS, address, has_credentials
 from stages.core.text import printable
 from stages.dataset import formats
 from stages.dataset.source import CONTAINERS
@@ -38,6 +38,15 @@ class Columns(Section):
     def _one_system(self) -> "Columns":
         if self.system and self.system_prompt:
             raise ValueError("system and system_prompt exclude each other: keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _different(self) -> "Columns":
+        if self.user == self.assistant:
+            raise ValueError(
+                f"user and assistant both name '{self.user}', so each answer would repeat its question; name the column"
+                " of the responses as assistant"
+            )
         return self
 
 
@@ -92,6 +101,8 @@ class Data(Section):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"data.sources: '{name}' is not a name of a source; use letters, digits, _ and -")
             source._name = name
+            if has_credentials(source.url):
+                raise ValueError(f"{source.key('url')}: {CREDENTIALS}")
         if self.source not in self.sources:
             raise ValueError(f"data.source: '{self.source}' is not in data.sources{nearest(self.source, self.sources)}")
         url = self.chosen.url

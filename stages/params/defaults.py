@@ -11,7 +11,7 @@ DEFAULTS: dict[str, Any] = {
     "lr": 0.003,
     "epochs": 3.0,
     "early_stopping_patience": None,
-    "batch_size": 8,
+    "batch_size": 4,
     "dropout": 0.0,
     "attention_dropout": 0.0,
     "weight_decay": 0.01,

@@ -21,7 +21,7 @@ class Params(Section):
     backend: Backend = knob(
         "Who trains: unsloth (open models, on this machine's GPU or CPU) or openai (hosted models behind OpenAI's"
         " fine-tuning API or a compatible one). It decides what a run costs.",
-        ReadBy(("base", "parse", "finetune", "evaluate", "export")),
+        ReadBy(("base", "parse", "validate", "finetune", "evaluate", "export")),
     )
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = knob(
         "Seed of the split, the initial LoRA weights, the order of the data and the bootstrap.",
@@ -150,6 +150,13 @@ class Params(Section):
             "lora.loraplus_lr_ratio": self.lora.loraplus_lr_ratio != 1,
         }
         return [name for name, is_set in changed.items() if is_set]
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest conversation that training accepts; None where the base's own limit is the only one, or
+        longer ones are left out."""
+        limited = self.backend == "unsloth" and self.unsloth.overlong == "stop"
+        return self.unsloth.max_length if limited else None
 
     @property
     def numbers(self) -> tuple[float, int]:

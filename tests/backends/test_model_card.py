@@ -1,6 +1,7 @@
 """The tuned model's card, read with the Hub's own library."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -124,3 +125,18 @@ def test_the_card_of_a_full_model_without_results_has_neither_adapter_nor_result
     assert head["tags"] == ["fine-tuned", "chat", "unsloth"] and "model-index" not in head
     text = (tmp_path / "README.md").read_text()
     assert "`method: full`" in text and "make doctor" not in text and "peft" not in text
+
+
+def test_no_name_or_value_ends_the_code_or_the_cell_that_it_is_in(splits, tmp_path):
+    base = tmp_path / "a\n---\nlicense: mit\n# `b` | <img>"
+    shutil.copytree(BASE, base)
+    set_params(unsloth__model=str(base), layers__lr={"a|`b`\n| x": 0.5})
+    write(tmp_path, adapter=True)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "license" not in metadata_load(tmp_path / "README.md")
+    assert len([line for line in text.splitlines() if line.startswith("#")]) == 4, "the title and three parts"
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    # Outside of code, bars separate cells; an escaped one is text.
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3, 4}
+    assert all(row.count("`") % 2 == 0 for row in rows)
+    compile(text.split("```python\n")[1].split("```")[0], "card", "exec")

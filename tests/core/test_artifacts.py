@@ -1,11 +1,12 @@
 import csv
 import json
+import os
 
 import msgspec
 import pytest
 import yaml
 
-from stages.core.artifacts import MAKE_ANEW, intact, numbers
+from stages.core.artifacts import MAKE_ANEW, content, intact, numbers
 from stages.core.cli import UserError
 
 
@@ -21,6 +22,7 @@ from stages.core.cli import UserError
         (msgspec.ValidationError("Expected `str`"), "Expected `str`"),
         (yaml.YAMLError("bad\nindent"), "bad indent"),
         (csv.Error("a quote"), "a quote"),
+        (RecursionError("maximum recursion depth exceeded"), "recursion"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -58,3 +60,26 @@ def test_numbers_that_json_does_not_have_are_refused(name):
     assert isinstance(json.loads(name), float)
     with pytest.raises(ValueError, match=f"^{name} is not a number$"):
         numbers(f'{{"loss": {name}}}')
+
+
+def test_a_file_is_read_up_to_its_limit(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert content(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(ValueError, match="it has more than 4 bytes"):
+        content(tmp_path / "a", 4)
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_what_could_be_read_for_ever_is_no_file(tmp_path, kind):
+    path = tmp_path / "a"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path)
+    with pytest.raises(ValueError, match="it is a device or a pipe"):
+        content(path)
+
+
+def test_json_that_is_too_deep_is_damage():
+    with pytest.raises(UserError, match="reports/x.json is damaged"), intact("reports/x.json"):
+        numbers("[" * 100_000 + "]" * 100_000)

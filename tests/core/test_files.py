@@ -1,9 +1,12 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from stages.core import files
+from tests.conftest import ROOT
 
 
 def test_a_failed_write_leaves_the_former_file_and_nothing_else(project):
@@ -79,6 +82,38 @@ def test_the_temporary_file_is_a_hidden_one_beside_its_place_in_folders_that_are
         assert temporary.parent == path.parent and not path.exists()
         assert temporary.name.startswith(".a.txt.") and temporary.name.endswith(".part")
     assert path.exists()
+
+
+KILLED = """
+import os, pathlib, sys
+from stages.core import files
+with files.replacing(pathlib.Path("a.txt")) as temporary:
+    temporary.write_text("half")
+    print("written", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_kept(project):
+    command = [sys.executable, "-c", KILLED]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as writer:
+        assert writer.stdout.readline() == b"written\n"
+        files.write_text(project / "a.txt", "whole")
+        (half,) = project.glob(".a.txt.*.part")
+        assert half.read_text() == "half"
+        writer.kill()
+    assert half.exists()
+    files.write_text(project / "b.txt", "another file")
+    assert half.exists()
+    files.write_text(project / "a.txt", "again")
+    assert not half.exists() and (project / "a.txt").read_text() == "again"
+
+
+def test_git_never_takes_a_half_written_file(project):
+    ignored = ["data/.raw.csv.x1_2.part", ".params.yaml.abc.part", "reports/eval/.measures.json.q.part"]
+    found = subprocess.run(["git", "check-ignore", *ignored], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.split() == ignored
 
 
 @pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0, 0o666)])

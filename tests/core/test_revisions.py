@@ -3,8 +3,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from stages.core import revisions
+from stages.core import artifacts, revisions
 from stages.core.cli import UserError
 from tests.support.history import begin, commit, git
 
@@ -132,3 +133,25 @@ def test_a_repository_of_another_user_is_named_with_the_command_that_trusts_it(p
     ) as error:
         revisions.branching_point()
     assert str(project) in str(error.value)
+
+
+@pytest.mark.parametrize("md5", ["../../../etc/passwd", "ab", "0" * 31 + "G", "0" * 32 + "/x", 7, None])
+def test_an_md5_that_is_none_never_becomes_a_path(repository, md5):
+    lock = {"stages": {"split": {"outs": [{"path": "data/a", "md5": md5}]}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    with pytest.raises(UserError, match="dvc.lock of workspace is damaged"):
+        revisions.WORKSPACE.checksums()
+
+
+def test_checksums_of_files_and_folders_are_read(repository):
+    outs = [{"path": "data/a", "md5": "0" * 32}, {"path": "models/b", "md5": "f" * 32 + ".dir"}]
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"split": {"outs": outs}}}))
+    assert revisions.WORKSPACE.checksums() == {"data/a": "0" * 32, "models/b": "f" * 32 + ".dir"}
+
+
+def test_a_file_that_is_larger_than_any_of_ours_is_refused(notes, monkeypatch):
+    notes("a note")
+    monkeypatch.setattr(artifacts, "LIMIT", 3)
+    for revision in (revisions.WORKSPACE, revisions.HEAD):
+        with pytest.raises(UserError, match=rf"of {revision.name} is damaged \(it has more than 3 bytes\)"):
+            revision.content(NOTE)

@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.dataset.conversations import Conversation, Message
-from stages.dataset.detectors import BROKEN, SECRETS, finished
+from stages.dataset.detectors import BROKEN, SECRETS, UNFILLED
 from stages.dataset.inspector import Inspector
 from stages.dataset.masking import excerpt, masked, one_line, snippet
+from stages.dataset.sentences import finished
 
 INSPECTOR = Inspector(["<|im_end|>", "<|im_start|>", "<s>"])
 KEY = "sk-" + "a1B2" * 8
@@ -27,14 +28,14 @@ def faults(text):
     [
         ("email", "Write to maren@saltlantern.example today.", "We charge 5 @ 3 each, @maren."),
         ("phone", "Call +44 20 7946 0958 please.", "Room 2079, floor 46, booking 0958."),
-        ("card", "It is 4111 1111 1111 1111, thanks.", "Booking 4111 1111 1111 1112 it is."),
-        ("card", "5500005555555559.", "Parcel 1234567890123456."),
-        ("card", "My card is 4111 1111 1111 1111 12/26.", "Booking 0000 0000 0000 0000 12/26."),
-        ("card", "4111 1111 1111 1111 123", "IMEI 490154203237518 of the phone."),
-        ("card", "Room 5, card 2 4111 1111 1111 1111.", "It is 0.4111111111111111 of it."),
-        ("card", "Card:4111.1111.1111.1111", "Hours 4 11 11 11 11 11 11 11 11 in all."),
-        ("card", "On 2026-11-24 4111-1111-1111-1111", "ISBN 9780306406157 it is."),
-        ("card", "Amex 3782 822463 10005.", "Room x4111111111111111."),
+        ("card", "It is 4539 7031 8429 5567, thanks.", "Booking 4539 7031 8429 5568 it is."),
+        ("card", "5412751933886003.", "Parcel 1234567890123456."),
+        ("card", "My card is 4539 7031 8429 5567 12/26.", "Booking 0000 0000 0000 0000 12/26."),
+        ("card", "4539 7031 8429 5567 123", "IMEI 490154203237518 of the phone."),
+        ("card", "Room 5, card 2 4539 7031 8429 5567.", "It is 0.4539703184295567 of it."),
+        ("card", "Card:4539.7031.8429.5567", "Hours 4 11 11 11 11 11 11 11 11 in all."),
+        ("card", "On 2026-11-24 4539-7031-8429-5567", "ISBN 9780306406157 it is."),
+        ("card", "Amex 3782 822463 10013.", "Room x4539703184295567."),
         ("phone", "London: 020 7946 0958.", "From 06-07-2024 10 to 12-07-2024, 3 nights."),
         ("phone", "Call (212) 555-0123 now.", "Invoice 123-456-7890, booking 2125550123."),
         ("phone", "Or 0171 1234567?", "ISBN 978-3-16-148410-0, code 0102030405."),
@@ -42,26 +43,26 @@ def faults(text):
         ("api_key", "glpat-" + "x1Y2" * 5, "glpat-short"),
         (
             "api_key",
-            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmN",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJtYXJlbiIsImEiOjF9.dozjgNryP4J3jVmN",
             "eyJ is how it begins.",
         ),
-        ("api_key", "github_pat_11ABCDEFG0aBcDeFgHiJkL_MnOpQrStUvWx", "github_pat_short"),
+        ("api_key", "github_pat_11AQWERTY0aZcXeVgBiNkL_MnOpQrStUvWx", "github_pat_short"),
         ("api_key", f"{KEY.lower()}.", "sk-a-very-long-hyphenated-lowercase-word-here."),
         ("api_key", PRIVATE_KEY, "A PRIVATE KEY begins with -----BEGIN."),
         ("api_key", f"Use {KEY} for it.", "Take the sk-train to Oslo."),
-        ("api_key", "AKIAIOSFODNN7EXAMPLE is it.", "AKIA is a prefix."),
+        ("api_key", "AKIA5R7QJX2MNVT4WZ6B is it.", "AKIA is a prefix."),
         ("mojibake", "Weâ€™d love to!", "Naïve café, “quoted” — where?"),
         ("control", "Bell\x07.", "Tab\tand\nline."),
         ("control", "Right \u202eto left.", "\u05e9\u05dc\u05d5\u05dd!"),
         ("replacement", "Caf\ufffd.", "Caf?"),
         ("template", '["Welcome!', "[Welcome]!"),
-        ("template", "Dear {{guest_name}}.", "Set {a, b} and {c}."),
+        ("placeholder", "Dear {{guest_name}}.", "Set {a, b} and {c}."),
         ("template", "[INST] Hello.", "[INSTANT] Hello."),
         ("special_token", "Bye.<|im_end|>.", "Bye <im_end>."),
         ("special_token", "a <s> b.", "a <sb> b."),
         ("unfinished", "Breakfast is served from", "Breakfast is served from 7"),
         ("unfinished", "We offer tea,", "We offer tea 🙂"),
-        ("unfinished", "The pool is", "プールは七時です。"),
+        ("unfinished", "The pool is", "プールは七時です"),
     ],
 )
 def test_a_fault_is_found_and_its_look_alike_is_not(name, has, looks):
@@ -73,7 +74,7 @@ def test_an_ordinary_conversation_has_no_faults():
     assert faults("Gladly! Check-out is at 11:00; late check-out costs €20 (until 2 p.m.).") == {}
 
 
-@pytest.mark.parametrize("secret", ["maren@saltlantern.example", "+44 20 7946 0958", "4111 1111 1111 1111", KEY])
+@pytest.mark.parametrize("secret", ["maren@saltlantern.example", "+44 20 7946 0958", "4539 7031 8429 5567", KEY])
 def test_no_snippet_shows_a_secret(secret):
     shown = " ".join(faults(f"It is {secret} or <|im_end|> {secret} {secret}").values())
     assert secret not in shown and secret[5:] not in shown and "•••" in shown
@@ -97,7 +98,7 @@ def test_no_part_of_a_long_key_is_shown(secret):
 
 
 def test_a_secret_after_an_escape_is_masked_in_json_that_cannot_be_read():
-    for secret in (KEY, "4111 1111 1111 1111", "maren@saltlantern.example"):
+    for secret in (KEY, "4539 7031 8429 5567", "maren@saltlantern.example"):
         assert secret not in excerpt(f'{{"a": "x\\n{secret}') + excerpt(f'{{"a": "\\u0020{secret}')
 
 
@@ -115,11 +116,11 @@ def call(**arguments):
     "name, value",
     [
         ("api_key", f"line\n{KEY}"),
-        ("card", "4111 1111 1111 1111"),
-        ("card", 4111111111111111),
+        ("card", "4539 7031 8429 5567"),
+        ("card", 4539703184295567),
         ("special_token", "<|im_end|>"),
         ("control", "Bell\x07"),
-        ("template", {"to": ["{{guest}}"]}),
+        ("template", {"to": ["[INST] now"]}),
     ],
 )
 def test_what_tools_are_called_with_is_inspected(name, value):
@@ -140,13 +141,33 @@ def test_names_and_labels_are_inspected():
 
 
 def test_ordinary_calls_have_no_faults():
-    tools = [{"type": "function", "function": {"name": "free", "parameters": {"enum": ["a", "b"], "x": None}}}]
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": "free", "parameters": {"properties": {"n": {"enum": [2]}}, "x": None}},
+        }
+    ]
     turns = (Message("user", "Two?"), Message("assistant", tool_calls=[call(days=["Monday"], n=2)]))
     assert INSPECTOR.faults(Conversation(turns, tools=tools), "pool") == {}
 
 
 @pytest.mark.parametrize(
-    "unit", ["411 ", "sk-", "-eyJ", "eyJaaaaaaaaaaaa.", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----", "\\n4", f"{KEY} "]
+    "unit",
+    [
+        *("411 ", "sk-", "-eyJ", "eyJaaaaaaaaaaaa.", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----", "\\n4", f"{KEY} "),
+        *(
+            "DE89 3704 0044 0532 0130 00 ",
+            "4539703184295567 order ",
+            "[Name](",
+            "`{{a}}`",
+            "{{a ",
+            "${a",
+            "<<a",
+            "```",
+            "<code>",
+        ),
+        *("\u202b", '["', "a_", "-----BEGIN PRIVATE KEY-----\n"),
+    ],
 )
 def test_the_time_grows_with_the_text_and_no_faster(unit):
     text = unit * (200_000 // len(unit))
@@ -168,16 +189,16 @@ def test_nothing_is_unfinished_where_nothing_is():
     assert finished("  ")
 
 
-LOOKS = ["a", "7", " ", "\n", "@", ".", "com", "â€™", "é", "{{x}}", "[INST]", '["', "\x07", "\ufffd", "<s>", "<"]
+LOOKS = ["a", "7", " ", "\n", "@", ".", "com", "â€™", "é", "[x]", "[INST]", '["', "\x07", "\ufffd", "<s>", "<"]
 PIECES = [
     *LOOKS,
-    "4111 1111 1111 1111",
-    "411",
-    "1111.",
+    "4539 7031 8429 5567",
+    "453",
+    "5567.",
     KEY,
     "-----BEGIN PRIVATE KEY-----",
     "+44 20 7946 0958",
-    "AKIAIOSFODNN7EXAMPLE",
+    "AKIA5R7QJX2MNVT4WZ6B",
 ]
 
 
@@ -185,8 +206,8 @@ PIECES = [
 def test_what_is_asked_first_hides_no_fault(texts):
     expected = {name for name, find in {**SECRETS, **BROKEN}.items() if any(map(find, texts))}
     found = INSPECTOR.faults(Conversation(tuple(Message("user", text) for text in texts)))
-    assert set(found) - {"special_token", "unfinished"} == expected
+    assert set(found) - {"special_token", "unfinished", "echo", *UNFILLED, "placeholders"} == expected
 
 
 def test_the_message_is_named():
-    assert faults("Dear {{name}}.")["template"].startswith("message 2 (assistant): Dear ‹")
+    assert faults("Dear {{name}}.")["placeholder"].startswith("message 2 (assistant): Dear ‹")

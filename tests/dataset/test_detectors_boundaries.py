@@ -6,9 +6,10 @@ import pytest
 
 from stages.dataset import detectors
 from stages.dataset.conversations import Conversation, Message
-from stages.dataset.detectors import BROKEN, SECRETS, finished
+from stages.dataset.detectors import BROKEN, SECRETS
 from stages.dataset.inspector import Inspector
 from stages.dataset.masking import excerpt, masked, one_line, snippet
+from stages.dataset.sentences import finished
 
 
 def found(kind, text):
@@ -24,7 +25,7 @@ def luhn(digits):
 
 def card(prefix, length):
     """The number with this beginning and length whose last digit is right."""
-    return next(one for last in range(10) if luhn(one := prefix.ljust(length - 1, "1") + str(last)))
+    return next(one for last in range(10) if luhn(one := prefix.ljust(length - 1, "3") + str(last)))
 
 
 # Beginnings and the lengths that cards of that kind have.
@@ -32,8 +33,13 @@ CARDS = {
     "4": (13, 16, 19),
     **dict.fromkeys(("51", "55", "22", "27"), (16,)),
     **dict.fromkeys(("34", "37"), (15,)),
-    **dict.fromkeys(("30", "36", "38", "39"), (14, 16, 17, 18, 19)),
-    **dict.fromkeys(("35", "50", "56", "57", "58", "60", "62", "65", "69"), (16, 17, 18, 19)),
+    **dict.fromkeys(("30", "36", "38", "39"), (12, 13, 14, 15, 16, 17, 18, 19)),
+    **dict.fromkeys(("35", "50", "56", "57", "58", "60", "62", "65", "69"), (12, 13, 14, 15, 16, 17, 18, 19)),
+}
+# Those that nearly all cards have: they count where nothing speaks of a card.
+COMMON = {
+    **dict.fromkeys(("4", "51", "55", "223", "271", "353", "6011", "645", "65"), (16,)),
+    **{"34": (15,), "37": (15,), "303": (14,), "36": (14,), "38": (14,), "39": (14,)},
 }
 
 
@@ -41,38 +47,46 @@ CARDS = {
 def test_cards_have_a_beginning_a_length_and_a_check_digit(prefix):
     for length in range(12, 21):
         number = card(prefix, length)
-        assert found("card", f"It is {number}, yes") == (number if length in CARDS[prefix] else None), length
+        assert found("card", f"My card: {number}, yes") == (number if length in CARDS[prefix] else None), length
         wrong = number[:-1] + str((int(number[-1]) + 1) % 10)
         assert found("card", wrong) is None
+
+
+@pytest.mark.parametrize("prefix", [*CARDS, *COMMON])
+def test_where_no_card_is_spoken_of_only_common_forms_count(prefix):
+    for length in range(13, 20):
+        number = card(prefix, length)
+        common = any(number.startswith(one) and length in COMMON[one] for one in COMMON)
+        assert (found("card", f"It is {number}, yes") is not None) == common, length
 
 
 @pytest.mark.parametrize("prefix", ["1", "2", "20", "21", "28", "31", "32", "33", "59", "7", "8", "9", "0"])
 def test_other_beginnings_are_no_cards(prefix):
     numbers = [card(prefix + "0", length) for length in range(13, 20)]
-    assert [number for number in numbers if found("card", number)] == []
+    assert [number for number in numbers if found("card", f"Card {number}")] == []
 
 
 @pytest.mark.parametrize(
     "text, number",
     [
-        ("4111 1111 1111 1111", "4111 1111 1111 1111"),
-        ("4111-1111-1111-1111", "4111-1111-1111-1111"),
-        ("4111.1111.1111.1111", "4111.1111.1111.1111"),
-        ("4111\u00a01111\u00a01111\u00a01111", "4111\u00a01111\u00a01111\u00a01111"),
-        ("3782 822463 10005", "3782 822463 10005"),
-        ("4111 1111 1111 1111 5555", "4111 1111 1111 1111"),
-        ("123 4111111111111111", "4111111111111111"),
-        ("411 111 111 111 111 1", None),  # a group of one digit
-        ("41 11111111111111", None),  # a group of two
-        ("411 111 111 111 1111", "411 111 111 111 1111"),
-        ("4111  1111 1111 1111", None),
-        ("4111,1111,1111,1111", None),
-        ("a4111111111111111", None),
-        ("4111111111111111a", None),
-        ("_4111111111111111", None),
-        ("0.4111111111111111", None),
-        ("3.4111111111111111", None),
-        ("item 1.4111.1111.1111.1111", "4111.1111.1111.1111"),
+        ("4539 7031 8429 5567", "4539 7031 8429 5567"),
+        ("4539-7031-8429-5567", "4539-7031-8429-5567"),
+        ("4539.7031.8429.5567", "4539.7031.8429.5567"),
+        ("4539\u00a07031\u00a08429\u00a05567", "4539\u00a07031\u00a08429\u00a05567"),
+        ("3782 822463 10013", "3782 822463 10013"),
+        ("4539 7031 8429 5567 5555", "4539 7031 8429 5567"),
+        ("123 4539703184295567", "4539703184295567"),
+        ("453 970 318 429 556 7", None),  # a group of one digit
+        ("45 39703184295567", None),  # a group of two
+        ("453 970 318 429 5567", "453 970 318 429 5567"),
+        ("4539  7031 8429 5567", None),
+        ("4539,7031,8429,5567", None),
+        ("a4539703184295567", None),
+        ("4539703184295567a", None),
+        ("_4539703184295567", None),
+        ("0.4539703184295567", None),
+        ("3.4539703184295567", None),
+        ("point 1.4539.7031.8429.5567", "4539.7031.8429.5567"),
     ],
 )
 def test_how_a_card_s_number_is_written(text, number):
@@ -80,9 +94,9 @@ def test_how_a_card_s_number_is_written(text, number):
 
 
 def test_a_card_has_at_most_six_groups():
-    six = card("6011", 19)
+    six = card("6019", 19)
     parts = [six[0:4], six[4:7], six[7:10], six[10:13], six[13:16], six[16:19]]
-    assert found("card", " ".join(parts)) == " ".join(parts)
+    assert found("card", "card " + " ".join(parts)) == " ".join(parts)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +155,11 @@ def test_words_and_halves_of_tokens_are_no_keys(text, is_key):
     "kind", ["PRIVATE KEY", "RSA PRIVATE KEY", "OPENSSH PRIVATE KEY", "PGP PRIVATE KEY BLOCK", "ENCRYPTED PRIVATE KEY"]
 )
 def test_a_private_key_is_all_from_its_beginning_to_its_end(kind):
-    key = f"-----BEGIN {kind}-----\nMHcC\n-----END {kind}-----"
+    key = f"-----BEGIN {kind}-----\n{'MHcC' * 10}\n-----END {kind}-----"
     assert found("api_key", f"a {key} b") == key
     assert found("api_key", f"a {key[:-30]}") == key[:-30]
-    assert found("api_key", f"-----BEGIN PUBLIC {kind[-3:]}-----") is None
+    assert found("api_key", f"-----BEGIN PUBLIC {kind[-3:]}-----\n{'MHcC' * 8}") is None
+    assert found("api_key", f"-----BEGIN {kind}-----\n{'MHcC' * 7}") is None
 
 
 @pytest.mark.parametrize(
@@ -205,8 +220,8 @@ def test_a_hundred_numbers_are_looked_at(before, seen):
 @pytest.mark.parametrize("kind", SECRETS)
 def test_the_search_begins_where_it_should(kind):
     secret = {
-        "api_key": "AKIAIOSFODNN7EXAMPLE",
-        "card": "4111111111111111",
+        "api_key": "AKIA5R7QJX2MNVT4WZ6B",
+        "card": "4539703184295567",
         "email": "a@b.co",
         "phone": "+44 20 7946 0958",
     }
@@ -239,10 +254,9 @@ def test_which_characters_are_controls(code, is_control):
         ('a ["b', False),
         ("<|user|>", True),
         ("<||>", False),
-        ("{{name}}", True),
-        ("{{ a.b }}", True),
-        ("{{}}", False),
-        ("{{a b}}", False),
+        ("{{name}}", False),
+        ('["a", "b"]', False),
+        ('["It is open."]', True),
         ("[INST]", True),
         ("[/INST]", True),
         ("[inst]", False),
@@ -261,7 +275,7 @@ def test_signs_that_end_a_sentence(end):
     assert finished(f"It is {end}")
 
 
-@pytest.mark.parametrize("end", ["a", "é", ",", "-", "–", "—", "a@b", "http", "日"])
+@pytest.mark.parametrize("end", ["a", "é", ",", "-", "–", "—", "a@b", "http", "も、"])
 def test_signs_that_do_not_end_one(end):
     assert not finished(f"It is {end}")
 
@@ -301,7 +315,7 @@ def test_a_long_reason_loses_its_middle():
 
 
 @pytest.mark.parametrize(
-    "secret", ["a" * 64 + "@" + ("b" * 63 + ".") * 8 + "c" * 24, "4111 1111 1111 1111", "+44 20 7946 0958"]
+    "secret", ["a" * 64 + "@" + ("b" * 63 + ".") * 8 + "c" * 24, "4539 7031 8429 5567", "+44 20 7946 0958"]
 )
 @pytest.mark.parametrize("show", [excerpt, one_line, masked])
 def test_no_secret_is_half_shown_wherever_the_text_is_cut(secret, show):

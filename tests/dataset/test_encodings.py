@@ -4,7 +4,7 @@ import pytest
 
 from stages.core.cli import UserError
 from stages.core.paths import RAW
-from stages.dataset import conversations, readers
+from stages.dataset import conversations, encodings, readers
 from stages.params import Columns
 from tests.support.sources import LINES, TALK, as_csv, read, record, source
 
@@ -86,6 +86,20 @@ def test_a_right_encoding_is_accepted(declared, text, times):
     RAW.parent.mkdir()
     RAW.write_bytes(f'"{text}"\n'.encode(declared) * times)
     assert [cells for _, cells in readers.rows(RAW, source(encoding=declared), 10_000_000)] == [[text]] * times
+
+
+@pytest.mark.parametrize(
+    "right, text",
+    [("cp1250", POLISH), ("cp1252", FRENCH), ("cp1252", GERMAN), ("cp1251", RUSSIAN)],
+)
+def test_the_language_shows_which_encoding_is_likely(right, text):
+    assert encodings.guess(f"{text}\n".encode(right) * 3) == right
+
+
+def test_a_letter_that_another_encoding_lacks_contradicts_nothing():
+    # Windows' encoding of Western Europe has no character for the byte of Ť.
+    slovak = "Ťažko povedať, či sú raňajky už od siedmej. Žiaľ, Ťuhýk je ešte zatvorený. " * 3
+    assert encodings.contradicted("cp1250", slovak.encode("cp1250")) is None
 
 
 @pytest.mark.parametrize(

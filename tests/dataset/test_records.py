@@ -196,11 +196,11 @@ def test_no_error_shows_a_secret_or_moves_the_terminal(cell):
 
 
 def test_a_header_that_is_text_is_listed_short_and_masked():
-    header = [f"My card is 4111 1111 1111 1111 \x1b[31m {'x' * 500}", f"use {KEY}", *map(str, range(100))]
+    header = [f"My card is 4539 7031 8429 5567 \x1b[31m {'x' * 500}", f"use {KEY}", *map(str, range(100))]
     with pytest.raises(UserError) as error:
         read(as_csv(header, ["a"] * 102), source("columns", columns=Columns(user="q", assistant="a")))
     text = str(error.value)
-    assert "My card is 41•••" in text and "use sk•••" in text and " and 82 more" in text
+    assert "My card is 45•••" in text and "use sk•••" in text and " and 82 more" in text
     assert text.isprintable() and len(text) < 400
 
 

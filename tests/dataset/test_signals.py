@@ -29,7 +29,11 @@ def counts(conversations):
 def rows(*conversations, context=100, counts=counts, labels=None):
     """Signals of each conversation; a text stands for a record that is none, with its error."""
     reader = SimpleNamespace(
-        context=context, special_tokens=["<end>"], counts=counts, lengths=lambda texts: [words(text) for text in texts]
+        context=context,
+        special_tokens=["<end>", "<filename>"],
+        control_tokens=["<end>"],
+        counts=counts,
+        lengths=lambda texts: [words(text) for text in texts],
     )
     records = [
         Record(row, None, one, "‹x›") if isinstance(one, str) else Record(row, one, label=label)

@@ -12,7 +12,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "book", "arguments"
 class Reader:
     """Counts words in place of tokens."""
 
-    context, special_tokens = 6, ("<s>",)
+    context, special_tokens, control_tokens = 6, ("<s>",), ("<s>",)
 
     def counts(self, talks):
         return [sum(len(one.text.split()) for one in talk.messages) for talk in talks]

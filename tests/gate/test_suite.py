@@ -23,13 +23,14 @@ GOOD = {
     "n_empty": 0,
     "n_tokens": 20,
     "n_over": 0,
+    "n_too_long": 0,
     "n_response": 30,
     "system_hash": "s",
     "language": "en",
     **dict.fromkeys(NAMES, 0),
 }
 COLUMNS = [*GOOD, "prompt_hash", "response_hash", "conversation_hash"]
-COLUMNS += ["n_responses", "n_near", "other_system", "other_language"]
+COLUMNS += ["n_responses", "n_near", "group_share", "other_system", "other_language"]
 RULES, FAULTS = suite.read_suite(ROOT / SUITE, COLUMNS)
 
 
@@ -93,7 +94,17 @@ BROKEN = {name: None for name in GOOD} | {"prompt_hash": None, "response_hash": 
         ("ends_with_response", "critical", {"roles": ""}),
         ("no_empty_message", "critical", {"n_empty": 1}),
         ("within_context", "critical", {"n_over": 1}),
+        ("within_max_length", "critical", {"n_too_long": 1}),
         ("short_response", "warning", {"n_response": 1}),
+        ("something_to_learn", "warning", {"unlearned": 1}),
+        ("known_tools", "critical", {"unknown_tool": 1}),
+        ("valid_arguments", "critical", {"invalid_arguments": 1}),
+        ("results_of_calls", "critical", {"unmatched_result": 1}),
+        ("answered_calls", "critical", {"unanswered_call": 1}),
+        ("no_value", "critical", {"no_value": 1}),
+        ("repeated_question", "warning", {"echo": 1}),
+        ("placeholders", "warning", {"placeholder": 1}),
+        ("token_names", "info", {"token_name": 1}),
         ("unfinished_response", "warning", {"unfinished": 1}),
         ("mojibake", "warning", {"mojibake": 1}),
         ("control_characters", "warning", {"control": 1}),
@@ -126,7 +137,11 @@ def test_rules_about_several_rows_name_all_of_them():
 def signalled(*messages):
     """The signals of one conversation, for a model that reads all as nine tokens."""
     reader = SimpleNamespace(
-        context=100, special_tokens=[], counts=lambda talks: [9] * len(talks), lengths=lambda texts: [9] * len(texts)
+        context=100,
+        special_tokens=[],
+        control_tokens=[],
+        counts=lambda talks: [9] * len(talks),
+        lengths=lambda texts: [9] * len(texts),
     )
     (row,) = Signaller(reader).rows([Record(12, Conversation(messages))])
     return row
@@ -162,7 +177,28 @@ def test_too_few_rows():
 def test_every_rule_of_the_suite_is_tested():
     marks = test_each_rule_finds_its_row.pytestmark[0].args[1]
     tested = {rule for rule, *_ in marks} | {"duplicates", "conflicting_responses", "near_duplicate_prompts"}
+    tested |= {"no_large_group", "mostly_answers", "mostly_something_to_learn"}
     assert tested | {"enough_conversations", "few_labels"} == set(RULES)
+
+
+@pytest.mark.parametrize(
+    "signal, rules",
+    [
+        ("echo", ["repeated_question", "mostly_answers"]),
+        ("unlearned", ["something_to_learn", "mostly_something_to_learn"]),
+    ],
+)
+def test_what_is_odd_in_a_row_is_a_fault_in_most_of_them(signal, rules):
+    half = [one["rule"] for one in found(signals().assign(**{signal: [0, 1, 1, 0]}))]
+    most = [one["rule"] for one in found(signals().assign(**{signal: [1, 1, 1, 0]}))]
+    assert half == rules[:1] and most == rules
+
+
+def test_a_group_of_more_than_half_of_the_rows_is_a_finding():
+    assert [one["rule"] for one in found(signals(), prompts="aabc")] == ["near_duplicate_prompts"]
+    (_, finding) = found(signals(), prompts="aaab")
+    assert (finding["rule"], finding["severity"], finding["rows"]) == ("no_large_group", "warning", [11, 12, 13])
+    assert "move what they share into the system message" in finding["advice"]
 
 
 def test_a_label_for_each_row_is_too_many():

@@ -30,6 +30,8 @@ def found(text: str, *kinds: str) -> list[str]:
         ("It opens at 12 pm and shuts at 12 am.", ["12:00", "00:00"]),
         ("At 6 o'clock in the evening.", ["18:00"]),
         ("At half past seven, or at a quarter to nine.", ["07:30", "08:45"]),
+        ("Lunch is at one.", ["01:00"]),
+        ("We like this one.", []),
         ("It is every hour on the hour from 7 am.", ["07:00"]),
         ("Served until 10:30 am, from 7 onwards.", ["10:30", "07:00"]),
         ("Von 8 bis 12 und 14 bis 18 Uhr ist die Kasse geöffnet.", ["08:00", "12:00", "14:00", "18:00"]),
@@ -116,6 +118,10 @@ def test_dates_are_given_as_iso_8601_with_what_is_known_of_them(text: str, dates
         ("Gladly, Zoë! With pleasure! Right away, Señor Núñez!", ["Zoë", "Núñez"]),
         ("The Wi-Fi is free. The lantern desk is always lit for you. I'm glad.", []),
         ("Ask Dr. Weber at the Bank of Merrowick.", ["Weber", "Bank of Merrowick"]),
+        ("Ask our porter Bo in room B, or online.", ["Bo"]),
+        ("Send it to us Online, by Email.", []),
+        ("Anna and Ben will help.", ["Anna", "Ben"]),
+        ("Please and Tobias go together.", ["Tobias"]),
         ("Das Frühstück ist im Saal, sagt Frau Weber, in der Lindenstraße.", ["Weber", "Lindenstraße"]),
     ],
 )
@@ -147,6 +153,20 @@ def test_contacts_lose_what_does_not_matter() -> None:
         ("email", "desk@inn.example.com"),
         ("url", "example.com/Rates"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "phones"),
+    [
+        ("Call (212) 555-0123.", ["2125550123"]),
+        ("In an emergency dial 112.", ["112"]),
+        # Digits in no form that a country's numbers are written in.
+        ("Your order is 2125550123.", []),
+        ("Your order is 79460958 12.", []),
+    ],
+)
+def test_digits_are_a_phone_number_only_in_a_form_that_people_write(text: str, phones: list[str]) -> None:
+    assert found(text, "phone") == phones
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_file_without_keys_is_refused(project, text):
     assert refused(text) == ["params.yaml must hold keys and values, such as `lr: 0.001`"]
 
 
-BROKEN = "https://me:secret@[broken/x?token=secret"
+BROKEN = "https://[broken/a.csv"
 
 
 def test_an_address_that_cannot_be_parsed_is_refused_where_it_is_used(project):

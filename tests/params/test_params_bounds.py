@@ -230,6 +230,7 @@ def test_what_a_source_may_be(changes):
         ({"format": "columns", "columns": {"user": "q"}}, "columns.assistant: missing; expected text"),
         ({"format": "columns", "columns": {"assistant": "q"}}, "columns.user: missing; expected text"),
         ({"format": "columns", "columns": {**COLUMNS, "system": "s", "system_prompt": "S"}}, "exclude each other"),
+        ({"format": "columns", "columns": {"user": "q", "assistant": "q"}}, "user and assistant both name 'q'"),
         ({"format": "columns", "columns": {**COLUMNS, "usr": "s"}}, "columns.usr: unknown key; did you mean .*user'"),
         ({"container": "xml"}, "container"),
         ({"delimiter": ";;"}, "delimiter"),

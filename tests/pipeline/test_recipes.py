@@ -224,6 +224,7 @@ class Words:
     """A token is a word."""
 
     special_tokens: list[str] = []
+    control_tokens: list[str] = []
     context = sys.maxsize
 
     def counts(self, conversations: Sequence[Conversation]) -> list[int | str]:

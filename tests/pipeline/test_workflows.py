@@ -137,8 +137,8 @@ def merge(repository, monkeypatch, tmp_path_factory):
 
 def step(name):
     """Run one step of the review workflow as GitHub's bash does; its exit status."""
-    steps = yaml.safe_load((ROOT / ".github/workflows/review.yml").read_text())["jobs"]["review"]["steps"]
-    (script,) = [one["run"] for one in steps if one.get("name") == name]
+    jobs = yaml.safe_load((ROOT / ".github/workflows/review.yml").read_text())["jobs"]
+    (script,) = [one["run"] for job in jobs.values() for one in job["steps"] if one.get("name") == name]
     return subprocess.run(["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]).returncode
 
 
@@ -212,6 +212,17 @@ def test_a_comment_is_cut_after_a_whole_line_and_names_the_summary(merge):
 
 
 def test_a_fork_cannot_comment_and_that_fails_nothing():
-    steps = yaml.safe_load((ROOT / ".github/workflows/review.yml").read_text())["jobs"]["review"]["steps"]
-    (comment,) = [one for one in steps if one.get("name") == "Comment"]
+    comment = yaml.safe_load((ROOT / ".github/workflows/review.yml").read_text())["jobs"]["comment"]
     assert "head.repo.full_name == github.repository" in comment["if"] and comment["continue-on-error"] is True
+
+
+def test_a_job_that_runs_a_pull_requests_code_has_no_token_that_may_write():
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        workflow = yaml.safe_load(path.read_text())
+        assert workflow["permissions"] == {"contents": "read"}
+        for job in workflow["jobs"].values():
+            checked_out = any("actions/checkout" in one.get("uses", "") for one in job["steps"])
+            rights = job.get("permissions", workflow["permissions"])
+            assert not (checked_out and "write" in rights.values())
+            # Without the code there is nothing of it that could run.
+            assert checked_out or "make" not in str(job["steps"]) and "python" not in str(job["steps"])

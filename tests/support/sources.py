@@ -57,7 +57,7 @@ KEY = "sk-" + "a1B2" * 8
 class Failing:
     """A reader that does not support tool calls."""
 
-    context, special_tokens = 100, ("<s>",)
+    context, special_tokens, control_tokens = 100, ("<s>",), ("<s>",)
 
     def counts(self, talks):
         return [f"no place for {KEY}" if any(one.tool_calls for one in talk.messages) else 7 for talk in talks]

@@ -73,6 +73,11 @@ class HostedChat:
         return _SPECIAL
 
     @property
+    def control_tokens(self) -> list[str]:
+        """All of them structure conversations."""
+        return _SPECIAL
+
+    @property
     def context(self) -> int:
         """Longest training example in tokens; unlimited for unknown models."""
         return next((size for name, size in _CONTEXTS.items() if self.model.startswith(name)), sys.maxsize)

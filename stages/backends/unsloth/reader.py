@@ -1,6 +1,7 @@
 """The base model's tokenizer and chat template: conversations as tokens and labels."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from stages.core.paths import BASE
 from stages.dataset.conversations import Conversation, Message, ModelReader
 
 IGNORED = -100
+# A token that is written as a word in angle brackets.
+_PLAIN = re.compile(r"<[a-z_]{3,}>")
 # What a chat template is asked, to see how it writes.
 _ASKED, _ANSWERED = Message("user", "qqq"), Message("assistant", "aaa")
 
@@ -150,6 +153,17 @@ class Chat:
         """Texts that the tokenizer encodes as special tokens, such as the end token."""
         added = self.tokenizer.added_tokens_decoder.values()
         return sorted({*self.tokenizer.all_special_tokens, *(token.content for token in added if token.special)})
+
+    @property
+    def control_tokens(self) -> list[str]:
+        """Special tokens that begin, end or pad, that the chat template writes, or that are written as no word is.
+
+        Others are left from the base's pretraining and read like a text's own words, such as `<filename>`.
+        """
+        # Those with a name of their own, such as eos_token; the additional ones are a list.
+        named = {token for token in self.tokenizer.special_tokens_map.values() if isinstance(token, str)}
+        template = str(self.tokenizer.chat_template)
+        return [one for one in self.special_tokens if one in named or one in template or not _PLAIN.fullmatch(one)]
 
     @property
     def context(self) -> int:

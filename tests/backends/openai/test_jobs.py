@@ -54,7 +54,7 @@ def test_the_order_has_everything_that_determines_the_result(order):
     )
     assert order.method["supervised"]["hyperparameters"] == {
         "n_epochs": 3,
-        "batch_size": 8,
+        "batch_size": 4,
         "learning_rate_multiplier": "auto",
     }
     assert order.method["type"] == "supervised"

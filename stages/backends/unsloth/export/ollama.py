@@ -5,8 +5,9 @@ around each role's content is found by rendering test conversations, and the Go 
 """
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from stages.dataset.conversations import Conversation, Message
 # Texts that occur in no template.
 _MARKS = ("\u2060one\u2060", "\u2060two\u2060", "\u2060three\u2060")
 _COMPARED = 20
+# A text in triple quotes ends at the first line that ends in such quotes, which nothing escapes: what follows would be
+# instructions. In the template, texts are Go's strings, where quotes are escaped.
+_QUOTES_END = re.compile(r"\"\"\"[^\S\r\n]*[\r\n]")
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,16 @@ def write(model: Path, path: Path, weights: str) -> None:
     """
     chat = Chat.load(model)
     train = list(conversations.read_jsonl(SPLITS["train"]))
+    wrapping, system = _trusted(chat, train), conversations.shared_system(train)
+    quotable = not _QUOTES_END.search(system or "")
+    if system and not quotable:
+        wrapping = replace(wrapping, head=system.join(wrapping.system))
     lines = [
         f"FROM ./{weights}",
-        f'TEMPLATE """{_trusted(chat, train).template()}"""',
+        f'TEMPLATE """{wrapping.template()}"""',
         f"PARAMETER stop {json.dumps(chat.end_token)}",
     ]
-    if system := conversations.shared_system(train):
+    if system and quotable:
         lines.append(f'SYSTEM """{system}"""')
     files.write_text(path, "\n".join(lines) + "\n")
 

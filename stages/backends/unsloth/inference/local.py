@@ -24,6 +24,8 @@ Found = TypeVar("Found")
 _DTYPE = torch.bfloat16
 # Most tokens per batch when a gradient is needed, since all activations are kept.
 _GRADIENT_TOKENS = 2048
+# Scored together are conversations at least so long as the longest, or padding would take most of the time.
+_ALIKE = 0.75
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class LocalPair:
         examples = [self.chat.example(conversation, last_only=True) for conversation in conversations]
         found = np.zeros((3, len(examples)))
         with self._which(tuned) as model:
-            for rows in _batches([len(one.input_ids) for one in examples], batch_size, "loss", tuned):
+            lengths = [len(one.input_ids) for one in examples]
+            for rows in _batches(lengths, batch_size, "loss", tuned, _ALIKE):
                 for part, scores in _fitting(rows, lambda part: score(model, self._batch([examples[r] for r in part]))):
                     found[:, part] = scores.cpu().numpy()
         return Likelihoods(*found)
@@ -184,12 +187,19 @@ def plain(folder: Path) -> Any:
     return model
 
 
-def _batches(lengths: Sequence[int], batch_size: int, what: str, tuned: bool) -> Iterator[list[int]]:
-    """Batches of similar length, longest first: little padding, and running out of memory shows at once."""
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc=f"{'tuned' if tuned else 'base'} {what}", unit="batch", disable=None):
-        yield order[start : start + batch_size]
+def _batches(
+    lengths: Sequence[int], batch_size: int, what: str, tuned: bool, alike: float = 0.0
+) -> Iterator[list[int]]:
+    """Batches of similar length, longest first: little padding, and running out of memory shows at once.
+
+    No row is shorter than the share `alike` of its batch's longest.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if not batches or len(batches[-1]) == batch_size or lengths[row] < alike * lengths[batches[-1][0]]:
+            batches.append([])
+        batches[-1].append(row)
+    yield from tqdm(batches, desc=f"{'tuned' if tuned else 'base'} {what}", unit="batch", disable=None)
 
 
 def _fitting(rows: list[int], compute: Callable[[list[int]], Found]) -> Iterator[tuple[list[int], Found]]:

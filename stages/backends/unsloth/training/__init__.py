@@ -7,21 +7,19 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 
-import pandas as pd
-
 from stages.backends.protocol import LocalModel, Log, Result
 from stages.backends.unsloth.base import RECORD, weights, weights_folder
 from stages.backends.unsloth.reader import IGNORED, Chat, Example
 from stages.core import files
 from stages.core.cli import UserError, notice, without_banners
 from stages.core.locks import alone
-from stages.core.paths import BASE, SIGNALS, SPLITS, TUNED
+from stages.core.paths import BASE, SPLITS, SUITE, TUNED
 from stages.dataset import conversations
 from stages.params import Params
+from stages.params.backends import Unsloth
 
 HISTORY: tuple[str, ...] = ("step", "epoch", "train_loss", "lr")
 VALIDATION_HISTORY: tuple[str, ...] = ("step", "epoch", "validation_loss")
-_NAMED = 10
 
 
 def finetune(knobs: Params, log: Log) -> Result:
@@ -44,9 +42,7 @@ def finetune(knobs: Params, log: Log) -> Result:
     base = weights_folder()
     with without_banners():
         loaded = model.load(base, knobs)
-    if knobs.unsloth.overlong == "stop":
-        refuse_overlong(pd.read_parquet(SIGNALS, columns=["row", "n_tokens"]), knobs.unsloth.max_length)
-    train, validation = (examples(chat, split, knobs.unsloth.max_length) for split in ("train", "validation"))
+    train, validation = (examples(chat, split, knobs.unsloth) for split in ("train", "validation"))
     kept = files.state_dir("training") / fingerprint(knobs, RECORD)
     with ExitStack() as held:
         busy = "the same training is already running in another copy of this folder"
@@ -82,33 +78,24 @@ def refuse_beyond(context: int, max_length: int) -> None:
         )
 
 
-def refuse_overlong(signals: pd.DataFrame, max_length: int) -> None:
-    """Reject conversations longer than `max_length` tokens: truncated, they would teach unfinished answers.
+def examples(chat: Chat, split: str, limits: Unsloth) -> list[Example]:
+    """Tokenize and label the split's conversations, dropping those longer than `max_length` tokens where that is asked.
 
     Raises:
-        UserError: names the first rows in the source.
+        UserError: a conversation is too long and not to be dropped, none is left, or none has learned tokens.
     """
-    long = signals[signals["n_tokens"] > max_length]
-    if len(long):
-        first = zip(long["row"][:_NAMED], long["n_tokens"][:_NAMED], strict=True)
-        named = [f"row {row}: {tokens:.0f} tokens" for row, tokens in first]
-        do = "raise unsloth.max_length, shorten them, or set unsloth.overlong: drop"
-        raise UserError("\n".join([f"{len(long)} conversations exceed unsloth.max_length {max_length}; {do}", *named]))
-
-
-def examples(chat: Chat, split: str, max_length: int) -> list[Example]:
-    """Tokenize and label the split's conversations, dropping those longer than `max_length` tokens.
-
-    Raises:
-        UserError: no conversation is left, or none has learned tokens.
-    """
-    path = SPLITS[split]
+    path, max_length = SPLITS[split], limits.max_length
     made = [one for conversation in conversations.read_jsonl(path) for one in chat.examples(conversation)]
     kept = [one for one in made if len(one.input_ids) <= max_length]
     if len(kept) < len(made):
-        notice(
-            f"{split}: dropped {len(made) - len(kept)} of {len(made)} conversations, longer than {max_length} tokens"
-        )
+        longer = f"{len(made) - len(kept)} of {len(made)} conversations, longer than"
+        if limits.overlong == "stop":
+            # Truncated, they would teach unfinished answers. The gate names their rows, unless its rule was removed.
+            raise UserError(
+                f"{path} has {longer} unsloth.max_length {max_length}; raise it, set unsloth.overlong: drop, or put the"
+                f" rule within_max_length back into {SUITE}, which names their rows"
+            )
+        notice(f"{split}: dropped {longer} {max_length} tokens")
     if not kept:
         raise UserError(f"{path}: every conversation exceeds unsloth.max_length {max_length}; raise it")
     if not any(label != IGNORED for one in kept for label in one.labels[1:]):

@@ -24,14 +24,14 @@ def fingerprint(knobs: Params, base: Path) -> str:
     """Digest of training parameters, splits, base model, code, library versions and device."""
     from stages.backends.unsloth.common import device
 
-    determining = {
-        "knobs": params.select(knobs, params.read_by("finetune", "unsloth", decides=("result", "cost"))),
-        "splits": [files.sha256(SPLITS[name]) for name in ("train", "validation")],
-        "base": files.sha256(base),
-        "code": [_syntax_tree(path) for place in _CODE for path in _modules(place)],
-        "versions": [installed(name) for name in VERSIONS],
-        "device": device.name(),
-    }
+    determining = [
+        params.select(knobs, params.read_by("finetune", "unsloth", decides=("result", "cost"))),
+        [files.sha256(SPLITS[name]) for name in ("train", "validation")],
+        files.sha256(base),
+        [_syntax_tree(path) for place in _CODE for path in _modules(place)],
+        [installed(name) for name in VERSIONS],
+        device.name(),
+    ]
     return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -38,6 +38,19 @@ def test_patterns_multiply(project, model):
     assert found["model.layers.1.self_attn.q_proj.weight"] == 1
 
 
+@pytest.mark.parametrize(
+    "name, rate",
+    [
+        ("base_model.model.model.layers.1.mlp.up_proj.lora_A.default.weight", 1),
+        ("base_model.model.model.layers.1.mlp.up_proj.lora_B.default.weight", 16),
+        ("base_model.model.model.embed_tokens.lora_embedding_A.default", 1),
+        ("base_model.model.model.embed_tokens.lora_embedding_B.default", 16),
+    ],
+)
+def test_loraplus_raises_the_rate_of_b_matrices(project, name, rate):
+    assert optimizer.multiplier(name, 2, knobs(lora__loraplus_lr_ratio=16)) == rate
+
+
 def test_the_optimizer_uses_the_rates_of_the_groups(project, model):
     chosen = knobs(layers__lr_decay=0.5, weight_decay=0.0)
     groups = optimizer.groups(model, chosen)

@@ -20,7 +20,7 @@ def qwen(tmp_path_factory):
 def merged(base, folder, **options):
     """The base's weights merged with a random adapter, which is written to `folder`."""
     torch.manual_seed(0)
-    adapted = get_peft_model(loaded(base), LoraConfig(r=4, lora_alpha=16, task_type="CAUSAL_LM", **options))
+    adapted = get_peft_model(loaded(base), LoraConfig(r=8, lora_alpha=16, task_type="CAUSAL_LM", **options))
     with torch.no_grad():
         for weight in adapted.parameters():
             if weight.requires_grad:
@@ -98,3 +98,11 @@ def test_changes_of_a_full_model(qwen, tmp_path):
     rows = {(row["layer"], row["module"]): row["change"] for row in moved(qwen, tmp_path)[0]}
     assert rows[1, "mlp.up_proj"] == pytest.approx(0.25, rel=1e-3) and rows["", "model.norm"] == pytest.approx(0.5)
     assert rows[0, "mlp.up_proj"] == 0 and rows["", "model.embed_tokens"] == 0
+
+
+def test_a_weight_of_another_shape_in_a_full_model_is_left_out_and_counted(qwen, tmp_path):
+    model = loaded(qwen)
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    model.save_pretrained(tmp_path)
+    rows, left_out = moved(qwen, tmp_path)
+    assert left_out == 1 and "model.embed_tokens" not in {row["module"] for row in rows}
