@@ -13,7 +13,7 @@ NAMED = ["gpt-3.5-turbo-0125=tiny"]
 def prepare(folder, small_base, patch):
     """Let the project in `folder`, which is the current one, have the small base as `tiny`."""
     (folder / "tiny").symlink_to(small_base)
-    set_params(unsloth__model="tiny", unsloth__revision=None)
+    set_params(unsloth__model="tiny", unsloth__revision=None, epochs=3, batch_size=8)
     # The endpoint sets it for the whole process, and so it is undone.
     patch.setenv("DVC_ROOT", str(folder))
 

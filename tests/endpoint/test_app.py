@@ -5,6 +5,7 @@ import threading
 import openai
 import pytest
 
+from stages.params import DEFAULTS
 from tests.conftest import set_params
 from tests.support.endpoint import ended, jsonl, talk, upload
 
@@ -59,7 +60,8 @@ def test_a_recipe_for_a_hosted_backend_trains_locally_with_numbers(endpoint_of):
     set_params(backend="openai", epochs="auto", batch_size="auto")
     with endpoint_of().running() as endpoint, endpoint.client() as client:
         job = client.fine_tuning.jobs.create(model="tiny", training_file=upload(client))
-        assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (3, 8)
+        shipped = (DEFAULTS["epochs"], DEFAULTS["batch_size"])
+        assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == shipped
 
 
 @pytest.mark.parametrize("kind", ["dpo", "reinforcement"])
