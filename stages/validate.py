@@ -88,14 +88,15 @@ def _columns(data: params.Data) -> dict[str, str]:
     label = {"label": source.label} if source.label else {}
     if not formats.in_records(source):
         named = formats.columns(source)
-        whole = dict.fromkeys(_OF_ALL, " and ".join(named.values()))
+        whole = dict.fromkeys(_OF_ALL, " and ".join(dict.fromkeys(named.values())))
         return {**named, **whole, **{signal: named[role] for signal, role in _OF_ONE.items() if role in named}, **label}
-    if readers.container(RAW, source, data.max_bytes) != "csv":
+    if readers.container(RAW, source, data.max_bytes) not in ("csv", "xlsx"):
         return {}
-    if not label:
+    first: Any = next(cells for _, cells in readers.rows(RAW, source, data.max_bytes))
+    header = formats.header_of(first, source)
+    if not header or len(header) == 1:
         return {"": "A"}
-    header: Any = next(cells for _, cells in readers.rows(RAW, source, data.max_bytes))
-    return {"": " and ".join(name for name in header if name != source.label), **label}
+    return {"": formats.record_column(header, source) or "", **label}
 
 
 def read_signals(path: Path) -> tuple[pd.DataFrame, np.ndarray]:

@@ -35,7 +35,7 @@ def test_messages_with_and_without_header_and_bom(bom, header, first):
         ('(["role": "user"]', "malformed"),
         ('{"messages": [{"role": "user", "content": 5}]}', "got `int` - at `$.messages[0].content`"),
         ('{"messages": [{"role": "guest", "content": "a"}]}', "Invalid enum value 'guest' - at `$.messages[0].role`"),
-        ('{"messages": [], "extra": 1}', "unknown field `extra`"),
+        ('{"messages": [], "images": ["a.png"]}', "`images` changes the conversation and is never ignored"),
     ],
 )
 def test_a_record_that_is_no_conversation_says_why(cell, reason):

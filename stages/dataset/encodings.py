@@ -8,8 +8,13 @@ from stages.core.cli import UserError
 from stages.dataset import language
 
 BINARY = "a binary file"
+UNKNOWN = "an unknown encoding"
 # Encodings that CSVs are found in; a guess among all that there are is mostly wrong.
 _USUAL = ["utf_8", "utf_16", "cp1252", "cp1250", "cp1251", "shift_jis", "gb18030", "big5", "euc_kr"]
+# Older ones, which are found by the letters of the text's language where the usual ones give none.
+_OLDER = ["mac_roman", "cp850", "cp437", "koi8_r", "mac_cyrillic", "cp866", "iso8859_7", "cp1254", "cp1255", "cp1256"]
+# Bytes that no text has, whatever its encoding.
+_CONTROL = bytes(set(range(32)) - set(b"\t\n\r\x0b\x0c\x1a\x1b"))
 _CP1250_LANGUAGES = {"bs", "cs", "hr", "hu", "pl", "ro", "sk", "sl", "sq"}
 # Bytes that some codecs take for half of a character, which no file can be written with.
 _TRIAL = b'"+2AA-\\ud800" '
@@ -26,9 +31,12 @@ _LETTERS = {
     "cs": "áčďéěíňóřšťúůýž",
     "de": "äöüß",
     "en": "",
+    "el": "αβγδεζηθικλμνξοπρσςτυφχψωάέήίόύώϊϋΐΰ",
     "es": "áéíñóúü¿¡",
     "fi": "äöå",
     "fr": "àâæçéèêëîïôœùûü",
+    "ar": "ءآأؤإئابةتثجحخدذرزسشصضطظعغفقكلمنهوىي؟،",
+    "he": "אבגדהוזחטיךכלםמןנסעףפץצקרשת",
     "hu": "áéíóöőúüű",
     "is": "áðéíóúýþæö",
     "it": "àèéìòù",
@@ -40,8 +48,11 @@ _LETTERS = {
     "sq": "çë",
     "sr": _CYRILLIC + "čćžšđ",
     "sv": "åäöé",
+    "tr": "çğıİöşüâ",
 }
 _SIGNS = "“”‘’‚„–—…€•™"
+# What a text in an older encoding is taken for.
+_GUESSED_WRONGLY = ("cp1250", "cp1251", "cp1252", "shift_jis")
 # So many signs that two encodings read differently, and so large a share of them that fits, are no chance.
 _SIGNS_NEEDED, _FITTING = 5, 0.9
 
@@ -65,15 +76,36 @@ def known(declared: str, key: str) -> str:
 
 
 def guess(sample: bytes) -> str:
-    """The most likely encoding of a sample, seen from its lines that are not ASCII."""
+    """The most likely encoding of a sample, seen from its lines that are not ASCII; or BINARY, or UNKNOWN."""
     odd = _odd(sample)
     best = from_bytes(odd, cp_isolation=_USUAL).best()
-    if best is None:
-        return BINARY
-    if best.encoding not in ("cp1250", "cp1252"):
-        return best.encoding
+    name = best.encoding if best else None
     # These two differ in few letters, and only the language shows which of them is meant.
-    return "cp1250" if language.detect(odd.decode("cp1250", "ignore"), 1) in _CP1250_LANGUAGES else "cp1252"
+    if name in ("cp1250", "cp1252"):
+        name = "cp1250" if language.detect(odd.decode("cp1250", "ignore"), 1) in _CP1250_LANGUAGES else "cp1252"
+    if name in (None, *_GUESSED_WRONGLY) and (older := _older(odd, name)):
+        return older
+    return name or (BINARY if any(byte in _CONTROL for byte in sample) else UNKNOWN)
+
+
+def _older(odd: bytes, name: str | None) -> str | None:
+    """An older encoding in which the text has its language's letters, where it has them not in `name`."""
+    if name and _share_of_letters(odd, name) >= _FITTING:
+        return None
+    likely = [one.encoding for one in from_bytes(odd, cp_isolation=_OLDER)]
+    return next((older for older in likely if _share_of_letters(odd, older) >= _FITTING), None)
+
+
+def _share_of_letters(odd: bytes, name: str) -> float:
+    """Of the signs beyond ASCII, the share that are letters of the language in which the text reads."""
+    text = odd.decode(name, "replace")
+    letters = _LETTERS.get(language.detect(text, 1) or "")
+    signs = [sign for sign in text if not sign.isascii()]
+    if not letters or len(signs) < _SIGNS_NEEDED:
+        return 0.0
+    known = sum(sign.lower() in letters for sign in signs)
+    # Bytes of letters read as dashes and quotes are no sign of a text.
+    return (known + sum(sign in _SIGNS for sign in signs)) / len(signs) if 2 * known >= len(signs) else 0.0
 
 
 def contradicted(name: str, sample: bytes) -> str | None:

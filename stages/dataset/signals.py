@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
         ("row", pa.int64()),  # as a spreadsheet shows it: the first record is row 1, or row 2 under a header
         ("error", pa.string()),  # why the record is not a conversation; null where it is one
         ("roles", pa.string()),  # first letters, in order: "sua"
-        ("n_empty", pa.int64()),  # messages with nothing but white space
+        ("n_empty", pa.int64()),  # messages of user and assistant with nothing but white space
         ("n_tokens", pa.int64()),  # as the base model reads the conversation
         ("n_over", pa.int64()),  # tokens beyond what the base model can read
         ("n_response", pa.int64()),  # tokens of the response
@@ -78,7 +78,7 @@ class Signaller:
         self._prompts.add(int(prompt_hash, 16), prompt)
         return {
             "roles": "".join(message.role[0] for message in messages),
-            "n_empty": sum(not _said(message) for message in messages),
+            "n_empty": sum(_is_empty(message) for message in messages),
             "n_tokens": tokens,
             "n_over": max(0, tokens - self._context),
             "n_response": response,
@@ -140,9 +140,14 @@ def _short(messages: Sequence[Message]) -> dict[str, str]:
     return {"n_response": place(len(messages), messages[-1]) + snippet(messages[-1].text, (0, len(messages[-1].text)))}
 
 
+def _is_empty(message: Message) -> bool:
+    """Whether a speaker says nothing. No system prompt is one, and a tool may have nothing to tell."""
+    return message.role in _SPEAKERS and not _said(message)
+
+
 def _empty(messages: Sequence[Message]) -> dict[str, str]:
     for number, message in enumerate(messages, 1):
-        if not _said(message):
+        if _is_empty(message):
             return {"n_empty": place(number, message) + snippet(message.text, (0, len(message.text)))}
     return {}
 

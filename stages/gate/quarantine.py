@@ -1,7 +1,8 @@
 """Rows that the gate sets aside, as a table that pandas and any other reader of CSV take as it is.
 
 Its columns are `row`, `why` and then the source's own. A record of JSON or JSON Lines is one cell, `record`, as it is
-written: it may be no JSON at all, and can go back into its file. So is a record of a CSV that has no header.
+written: it may be no JSON at all, and can go back into its file. So is a record of a CSV that has no header. Of a table
+with a row for each message, a conversation's further rows are JSON lists in the column `more` of its first.
 """
 
 import collections
@@ -44,18 +45,31 @@ def write(reasons: Mapping[int, str], source: Source, limit: int) -> None:
 
 def _spool(spool: BinaryIO, reasons: Mapping[int, str], source: Source, limit: int) -> tuple[list[str], int]:
     """Keep the rows on the disk until it is known whether one is wider than the header; names and the widest row."""
-    names, widest, kept = None, 0, 0
+    names, widest, kept = None, 0, dict[int, list[str]]()
+    firsts = formats.members(readers.rows(RAW, source, limit), source, set(reasons)) if reasons else {}
+    last = max([*reasons, *firsts], default=0)
     for row, content in readers.rows(RAW, source, limit):
         names = _names(content, source) if names is None else names
-        if kept == len(reasons):
+        if row > last:
             break
         if row in reasons:
-            cells = _cells(content, names)
-            spool.write(msgspec.json.encode((row, cells)) + b"\n")
-            widest, kept = max(widest, len(cells)), kept + 1
-    if kept < len(reasons):
+            kept[row] = _cells(content, names)
+        elif row in firsts:
+            # Further rows of a conversation are cells beyond the header of its first.
+            kept[firsts[row]].append(msgspec.json.encode(_cells(content, names)).decode())
+        if row in kept and not firsts:
+            widest = max(widest, _put(spool, row, kept[row]))
+            kept[row] = []
+    if len(kept) < len(reasons):
         raise UserError(f"{RAW} changed while it was read; run `dvc repro` again")
+    for row, cells in kept.items() if firsts else ():
+        widest = max(widest, _put(spool, row, cells))
     return names or [], widest
+
+
+def _put(spool: BinaryIO, row: int, cells: list[str]) -> int:
+    spool.write(msgspec.json.encode((row, cells)) + b"\n")
+    return len(cells)
 
 
 def _spooled(spool: BinaryIO) -> Iterator[tuple[int, list[str]]]:

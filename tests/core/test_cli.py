@@ -112,10 +112,10 @@ def test_python_without_docstrings_is_refused():
 
 
 # These read arguments of their own.
-PARSING = {f"stages.commands.{name}" for name in ("chat", "doctor", "review", "sweep")}
+PARSING = {f"stages.commands.{name}" for name in ("chat", "doctor", "inspect", "review", "sweep")}
 COMMANDS = [
     *(f"stages.{name}" for name in STAGES),
-    *(f"stages.commands.{name}" for name in ("chat", "check", "docs", "doctor", "review", "sweep")),
+    *(f"stages.commands.{name}" for name in ("chat", "check", "docs", "doctor", "inspect", "review", "sweep")),
 ]
 
 

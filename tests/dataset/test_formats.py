@@ -38,7 +38,7 @@ Path("params.yaml").write_text(text.replace("format: messages", "format: qaa", 1
 try:
     params.load()
 except UserError as error:
-    assert "expected one of messages, columns, sharegpt, alpaca, prompt_completion, qa" in str(error), error
+    assert "sharegpt, alpaca, prompt_completion, turns, oasst, qa" in str(error), error
 else:
     raise AssertionError("not refused")
 
@@ -53,7 +53,7 @@ def test_one_entry_adds_a_format_to_reading_parameters_errors_schema_and_page(tm
     shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "docs").mkdir()
-    path = tmp_path / "stages/dataset/formats.py"
+    path = tmp_path / "stages/dataset/formats/registry.py"
     before, after = path.read_text(encoding="utf-8").split(")\nREGISTRY")
     path.write_text(f"{before}{ENTRY})\nREGISTRY{after}", encoding="utf-8")
     environment = {"PYTHONPATH": str(tmp_path)}
@@ -92,7 +92,7 @@ def test_the_columns_of_each_role_are_named_for_the_reader():
         return formats.columns(params.Source(url="x", sha256=None, format=form, **given))
 
     assert of("alpaca") == {"system": "system", "user": "instruction and input", "assistant": "output"}
-    assert of("prompt_completion") == {"user": "prompt", "assistant": "completion"}
+    assert of("prompt_completion") == {"system": "system", "user": "prompt", "assistant": "completion"}
     named = {"user": "q", "assistant": "a"}
     assert of("columns", columns=named) == named
     assert of("columns", columns={**named, "system": "s"}) == {"system": "s", **named}

@@ -20,6 +20,7 @@ from stages.backends.unsloth.reader import Chat
 from stages.core.cli import UserError
 from stages.core.paths import RAW
 from stages.dataset import conversations, formats, readers
+from stages.dataset.readers import limits
 from stages.dataset.signals import SCHEMA, Signaller
 from tests.support.sources import FREE, KEY, LINES, MESSAGES, TALK, as_csv, read, record, source, talk
 
@@ -101,7 +102,7 @@ def test_a_parquet_bomb_of_one_value_in_many_rows():
 
 def test_a_json_array_of_many_small_elements_takes_little_memory(monkeypatch):
     # Room for the whole array is taken at once.
-    monkeypatch.setattr(readers, "_ARRAY_LIMIT", 300_000)
+    monkeypatch.setattr(limits, "ARRAY_LIMIT", 300_000)
     raw = b"[" + b"0," * 100_000 + b"0]"
     RAW.parent.mkdir()
     RAW.write_bytes(raw)
@@ -137,7 +138,7 @@ def test_a_chunk_is_bounded_in_records_and_in_bytes(size, expected, monkeypatch)
 
 
 def test_a_large_json_array_is_sent_to_json_lines(monkeypatch):
-    monkeypatch.setattr(readers, "_ARRAY_LIMIT", 100)
+    monkeypatch.setattr(limits, "ARRAY_LIMIT", 100)
     with pytest.raises(UserError, match="one JSON array of more than 0.0001 MB.* write one record a line"):
         read(f"[{LINES.splitlines()[0]}]".encode())
 

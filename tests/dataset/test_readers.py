@@ -9,6 +9,7 @@ import pytest
 from stages.core.cli import UserError
 from stages.core.paths import RAW
 from stages.dataset import readers
+from stages.dataset.readers import columnar, limits
 from stages.params import Source
 
 
@@ -71,11 +72,14 @@ def test_a_gzipped_file_may_unpack_to_the_limit_and_no_further():
 
 def test_rows_of_a_csv_are_counted_with_blank_ones_between_them():
     assert rows(b"a,b\n\n\n1,2\n\n") == [(1, ["a", "b"]), (2, []), (3, []), (4, ["1", "2"])]
+    assert rows(b"a,b\n,\n1,2\n,\n,,\n") == [(1, ["a", "b"]), (2, []), (3, ["1", "2"])]
+    # What somebody put into quotes is a record.
+    assert rows(b'a\n""\n1\n""\n') == [(1, ["a"]), (2, [""]), (3, ["1"]), (4, [""])]
 
 
 @pytest.mark.parametrize("count, right", [(10_000, True), (10_001, False)])
 def test_the_most_columns_of_a_table(count, right):
-    raw = b"," * (count - 1) + b"\n"
+    raw = b"a" + b"," * (count - 1) + b"\n"
     if right:
         assert len(rows(raw)[0][1]) == count
     else:
@@ -84,14 +88,14 @@ def test_the_most_columns_of_a_table(count, right):
 
 
 def test_the_longest_record_of_a_csv(monkeypatch):
-    monkeypatch.setattr(readers, "RECORD_LIMIT", 100)
+    monkeypatch.setattr(limits, "RECORD_LIMIT", 100)
     assert rows(b"a" * 100) == [(1, ["a" * 100])]
     with pytest.raises(UserError, match=r"line 2 of the source: field larger than field limit \(100\)"):
         rows(b"a\n" + b"a" * 101)
 
 
 def test_the_longest_record_of_json_lines(monkeypatch):
-    monkeypatch.setattr(readers, "RECORD_LIMIT", 100)
+    monkeypatch.setattr(limits, "RECORD_LIMIT", 100)
     line = b"{" + b"a" * 98 + b"}"
     assert rows(b"\xef\xbb\xbf{}\n" + line) == [(1, b"{}"), (2, line)]
     with pytest.raises(UserError, match="line 2 of the source has more than 100 bytes"):
@@ -103,7 +107,7 @@ def test_blank_lines_between_json_lines_are_no_records_but_are_counted():
 
 
 def test_the_longest_json_array(monkeypatch):
-    monkeypatch.setattr(readers, "_ARRAY_LIMIT", 11)
+    monkeypatch.setattr(limits, "ARRAY_LIMIT", 11)
     assert rows(b"[1, [2], 3]") == [(1, b"1"), (2, b"[2]"), (3, b"3")]
     with pytest.raises(UserError, match="one JSON array of more than 1.1e-05 MB"):
         rows(b"[1, [2], 3] ")
@@ -122,7 +126,6 @@ def test_a_file_without_records_is_empty(raw):
         ("a;b", ";"),
         ("a\tb", "\t"),
         ("a|b", "|"),
-        ("a,b;c;d", ";"),
         ('"a;b;c",d', ","),
         ("ab", ","),
         ("a,b;c", ","),
@@ -131,6 +134,20 @@ def test_a_file_without_records_is_empty(raw):
 def test_the_sign_that_is_most_often_outside_quotes_parts_the_cells(line, sign):
     cells = rows(f"{line}\nx;y,z|1\t2\n".encode())[0][1]
     assert len(cells) == 1 + line.replace('"a;b;c"', "x").count(sign)
+
+
+@pytest.mark.parametrize(
+    "raw, header",
+    [
+        (b"id;q (short, clear);a\n0;Open?;Yes.\n1;And Sunday, too?;No.\n", ["id", "q (short, clear)", "a"]),
+        (b"q, with reason\ta\n1, 2\tx\n3, 4\ty\n", ["q, with reason", "a"]),
+        (b"question|answer; if any\nOpen?|Yes; always\nShut?|No\n", ["question", "answer; if any"]),
+        (b"q,a\nOpen; or not?,Yes; always\nShut; or not?,No; never\n", ["q", "a"]),
+        (b"q;a\nOpen, or not?;Yes\n", ["q", "a"]),
+    ],
+)
+def test_the_delimiter_is_the_one_by_which_the_first_rows_are_equally_wide(raw, header):
+    assert rows(raw)[0][1] == header
 
 
 def test_a_declared_delimiter_is_used_where_the_first_line_has_it_or_has_none():
@@ -162,9 +179,9 @@ def test_a_parquet_file_may_unpack_to_the_limit_and_no_further():
 def test_the_longest_record_of_parquet(monkeypatch):
     raw = parquet(pd.DataFrame({"a": ["x", "x" * 90], "b": ["y" * 9, "y"]}))
     # In memory a text is its bytes and, for each cell, four or more that say where it ends.
-    monkeypatch.setattr(readers, "RECORD_LIMIT", 130)
+    monkeypatch.setattr(limits, "RECORD_LIMIT", 130)
     assert len(rows(raw)) == 2
-    monkeypatch.setattr(readers, "RECORD_LIMIT", 80)
+    monkeypatch.setattr(limits, "RECORD_LIMIT", 80)
     with pytest.raises(UserError, match="row 2 of the source has more than 80 bytes in 'a'"):
         rows(raw)
 
@@ -198,7 +215,7 @@ def test_batches_of_parquet_are_as_small_as_the_longest_column_asks(longest, row
             asked.append((count, row_groups))
             return []
 
-    assert list(readers._batches(File)) == [] and asked == [(rows_at_once, [0])]
+    assert list(columnar.batches(File)) == [] and asked == [(rows_at_once, [0])]
 
 
 def test_a_fault_of_the_encoding_far_into_the_file_is_found_with_its_line():
@@ -208,7 +225,7 @@ def test_a_fault_of_the_encoding_far_into_the_file_is_found_with_its_line():
 
 
 def test_a_letter_that_is_parted_by_a_block_is_read_whole():
-    text = "[" + '"' + "a" * (readers._HEAD - 3) + "é" * 50_000 + '"' + "]"
+    text = "[" + '"' + "a" * (limits.HEAD - 3) + "é" * 50_000 + '"' + "]"
     for encoding in ("utf-8", "utf-16", "cp1252"):
         found = rows(text.encode(encoding), encoding=None if encoding == "utf-16" else encoding)
         assert found == [(1, text[1:-1].encode())]

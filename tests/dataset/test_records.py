@@ -153,10 +153,9 @@ def test_tools_and_weights_come_through():
         (["free"], [], "Expected `object`, got `str` - at `$.messages[1].tool_calls[0]`"),
         ([{**CALL, "function": None}], [], "got `null` - at `$.messages[1].tool_calls[0].function`"),
         ([{**CALL, "function": {"name": "a"}}], [], "missing required field `arguments`"),
-        ([{**CALL, "function": {**FREE, "arguments": {}}}], [], "Expected `str`, got `object`"),
+        ([{**CALL, "function": {**FREE, "arguments": 5}}], [], "Expected `str`, got `int`"),
         ([{**CALL, "type": "tool"}], [], "Invalid enum value 'tool'"),
         ([{**CALL, "id": 5}], [], "Expected `str`, got `int` - at `$.messages[1].tool_calls[0].id`"),
-        ([{**CALL, "index": 0}], [], "unknown field `index`"),
         ([CALL], ["free"], "Expected `object`, got `str` - at `$.tools[0]`"),
         ([CALL], {"name": "free"}, "Expected `array | null`, got `object` - at `$.tools`"),
         ([CALL], [{"a": "\ud800 x"}], "the text holds half of a surrogate pair"),
@@ -181,9 +180,8 @@ def test_a_whole_surrogate_pair_and_an_escaped_backslash_are_text():
     "cell",
     [
         '{"messages":[{"role":"%s\\u001b[31m\\nerror: fake","content":"x"}]}',
-        '{"messages":[],"%s":1}',
         '{"messages":[],"tools":[{"%s":1,"%s":1}]}',
-        '{"messages":[],"%s (byte 99999999999999999999)":1}',
+        '{"messages":5,"%s (byte 99999999999999999999)":1}',
         '{"messages": "%s',
     ],
 )
@@ -199,7 +197,7 @@ def test_a_header_that_is_text_is_listed_short_and_masked():
     header = [f"My card is 4539 7031 8429 5567 \x1b[31m {'x' * 500}", f"use {KEY}", *map(str, range(100))]
     with pytest.raises(UserError) as error:
         read(as_csv(header, ["a"] * 102), source("columns", columns=Columns(user="q", assistant="a")))
-    text = str(error.value)
+    text, *_ = str(error.value).splitlines()
     assert "My card is 45•••" in text and "use sk•••" in text and " and 82 more" in text
     assert text.isprintable() and len(text) < 400
 

@@ -12,7 +12,8 @@ from tests.conftest import ROOT, set_params
 
 # Values that no parameter takes.
 ODD = [object, [[]], {"a": {"b": 1}}, -1e400, "\n\x1b[31m", [None], {1: 2}]
-TAKES_ANY_TEXT = {name for name in params.names() if schema.allowed(name) in ("text", "text or null", "a list or text")}
+TEXT = ("text", "text or null", "a list or text", "a list or text or null")
+TAKES_ANY_TEXT = {name for name in params.names() if schema.allowed(name) in TEXT}
 
 
 def refused(text=None):
@@ -30,6 +31,8 @@ def test_an_odd_value_is_refused_with_the_key_and_what_is_expected(project, name
     place = name.replace("*", "sample")
     if ".columns." in name:
         set_params(data__sources__sample__columns={"user": "q", "assistant": "a"})
+    if ".turns." in name:
+        set_params(data__sources__sample__turns={"conversation": "c", "role": "r", "content": "t"})
     for odd in ODD[1:]:
         if isinstance(odd, str) and name in TAKES_ANY_TEXT:
             continue
@@ -38,7 +41,7 @@ def test_an_odd_value_is_refused_with_the_key_and_what_is_expected(project, name
         assert first.startswith("params.yaml has ") and first.endswith("; fix it, or the -S that set it")
         assert any(line.startswith(place) and ": " in line for line in lines), lines
         assert all("[" not in line.split(": ")[0] and "function" not in line for line in lines), lines
-        if ".columns." not in name:
+        if ".columns." not in name and ".turns." not in name:
             Path("params.yaml").write_text(text, encoding="utf-8")
 
 
@@ -46,6 +49,8 @@ def test_an_odd_value_is_refused_with_the_key_and_what_is_expected(project, name
 def test_an_unknown_key_anywhere_hints_at_the_nearest_known_one(project, section):
     if section.endswith("columns"):
         set_params(data__sources__sample__columns={"user": "q", "assistant": "a"})
+    if section.endswith("turns"):
+        set_params(data__sources__sample__turns={"conversation": "c", "role": "r", "content": "t"})
     # Keys of data.sources are names; those of a source are known.
     place = f"{section}." if section else ""
     place = place.replace("*", "sample") + ("sample." if section == "data.sources" else "")

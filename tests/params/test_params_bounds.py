@@ -193,6 +193,7 @@ def test_export_formats_are_any_of_three():
 
 SOURCE = {"url": "a.csv", "sha256": None, "format": "messages"}
 COLUMNS = {"user": "q", "assistant": "a"}
+TURNS = {"conversation": "c", "role": "r", "content": "t"}
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,13 @@ COLUMNS = {"user": "q", "assistant": "a"}
         {"format": "columns", "columns": COLUMNS},
         {"format": "columns", "columns": {**COLUMNS, "system": "s"}},
         {"format": "columns", "columns": {**COLUMNS, "system_prompt": "Be kind."}},
-        *({"container": name} for name in ("csv", "json", "jsonl", "parquet")),
+        {"format": "columns", "columns": {**COLUMNS, "user": ["q", "c"], "history": "h"}},
+        {"format": "columns", "columns": {**COLUMNS, "user": "{q}\n\n{c}"}},
+        {"format": "turns", "turns": TURNS},
+        {"format": "turns", "turns": {**TURNS, "order": "at"}, "roles": {"Kim": "user"}},
+        {"format": "oasst", "ignore": ["lang"]},
+        {"reasoning": "drop", "sheet": "FAQ", "escape": "backslash"},
+        *({"container": name} for name in ("csv", "json", "jsonl", "parquet", "xlsx")),
         {"label": "topic", "encoding": "cp1252", "delimiter": ";"},
     ],
 )
@@ -227,6 +234,14 @@ def test_what_a_source_may_be(changes):
         ({"format": "xml"}, "format: 'xml' is not allowed; expected one of messages, columns, sharegpt"),
         ({"format": "columns"}, "columns .* go with format: columns, and only with it"),
         ({"columns": COLUMNS}, "columns .* go with format: columns, and only with it"),
+        ({"format": "turns"}, "turns .* goes with format: turns, and only with it"),
+        ({"turns": TURNS}, "turns .* goes with format: turns, and only with it"),
+        ({"format": "turns", "turns": {"conversation": "c", "role": "r"}}, "turns.content: missing; expected text"),
+        ({"format": "columns", "columns": {**COLUMNS, "user": []}}, "user is an empty list"),
+        ({"ignore": ["system"]}, "ignore: 'system' changes the conversation"),
+        ({"roles": {"Kim": "guest"}}, "roles"),
+        ({"reasoning": "keep"}, "reasoning: 'keep' is not allowed; expected one of drop, learn or null"),
+        ({"escape": "double"}, "escape: 'double' is not allowed; expected one of doubled, backslash or null"),
         ({"format": "columns", "columns": {"user": "q"}}, "columns.assistant: missing; expected text"),
         ({"format": "columns", "columns": {"assistant": "q"}}, "columns.user: missing; expected text"),
         ({"format": "columns", "columns": {**COLUMNS, "system": "s", "system_prompt": "S"}}, "exclude each other"),
