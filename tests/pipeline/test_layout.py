@@ -5,7 +5,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.support.commands import STAGES, call
 
-ROOMS = {"backends", "commands", "core", "dataset", "gate", "metrics", "params", "reporting"}
+ROOMS = {"backends", "commands", "core", "dataset", "endpoint", "gate", "metrics", "params", "reporting"}
 LISTED = call("git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "*.py").splitlines()
 SOURCES = [path for path in LISTED if (ROOT / path).exists()]
 

@@ -61,8 +61,8 @@ def test_one_model_serves_both_where_biases_are_trained(project, tmp_path, monke
     base = make_base(tmp_path / "qwen", "qwen2")
     use_base(base)
     adapter(base, tmp_path / "adapter", bias="all", target_modules=["q_proj", "v_proj"])
-    loads, real = [], models._plain
-    monkeypatch.setattr(models, "_plain", lambda *given: loads.append(given) or real(*given))
+    loads, real = [], models.plain
+    monkeypatch.setattr(models, "plain", lambda *given: loads.append(given) or real(*given))
     pair = LocalPair.load(base, tmp_path / "adapter", Chat.load(), batch_size=3)
     first = [pair.likelihoods(TALKS, tuned).nll.tolist() for tuned in (True, False, True)]
     assert len(loads) == 1 and first[0] == first[2] != first[1]
@@ -111,7 +111,7 @@ def test_a_model_that_fits_nowhere_is_an_error_for_the_user(base, monkeypatch):
 
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", fail)
     with pytest.raises(models.UserError, match="the model does not fit into the memory of this machine"):
-        models._plain(base)
+        models.plain(base)
 
 
 def test_precision_is_that_of_the_weights():

