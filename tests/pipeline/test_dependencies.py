@@ -1,6 +1,7 @@
 """What a stage imports, and what dvc.yaml says it depends on, are the same: an edit of a file runs the right stages."""
 
 import ast
+import functools
 import re
 
 import pytest
@@ -69,8 +70,13 @@ def module(dotted):
     return next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.exists()), None)
 
 
+@functools.cache
 def mentioned(path, backend):
     """The project's modules that one imports, the backend's door that it opens, and files beside it that it names."""
+    return list(_mentioned(path, backend))
+
+
+def _mentioned(path, backend):
     for node in nodes(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "stages":
             parts = node.module.split(".")
@@ -98,6 +104,7 @@ def name(path):
     return path.relative_to(ROOT).as_posix()
 
 
+@functools.cache
 def computes(path):
     """Whether a file holds more than words and types."""
     if path.suffix != ".py":
@@ -109,12 +116,14 @@ def computes(path):
     )
 
 
+@functools.cache
 def needed(stage, backend):
     """Files that decide a stage's result."""
     found = imported(ROOT / f"stages/{stage}.py", backend)
     return {name(path) for path in found if name(path) not in UNWATCHED and computes(path)}
 
 
+@functools.cache
 def watched(stage, backend):
     """The code that dvc.yaml names for a stage."""
     deps = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
