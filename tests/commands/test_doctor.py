@@ -82,7 +82,14 @@ def test_a_hosted_model_needs_key_and_endpoint(examine):
     set_params(backend="openai")
     lines, status = examine()
     assert status == 1 and lines["key"].startswith("!!") and lines["endpoint"].startswith("!!")
-    assert "gpt-3.5-turbo-0125 was shut down by OpenAI on 2026-10-23" in lines["model"]
+    # Only of OpenAI's own address is it known when a model ends.
+    assert lines["model"] == "ok model     gpt-3.5-turbo-0125, hosted"
+
+
+def test_a_model_that_openai_shut_down_is_named(project, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    set_params(backend="openai")
+    assert hosted.model(params.load()).text == "gpt-3.5-turbo-0125 was shut down by OpenAI on 2026-10-23"
 
 
 def test_the_endpoint_is_asked_without_the_key_and_the_key_is_not_shown(examine, monkeypatch):

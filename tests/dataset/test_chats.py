@@ -246,7 +246,7 @@ def test_train_decides_what_is_learned_as_weight_does():
 def test_reasoning_is_dropped_or_learned_as_declared(part):
     value = {"messages": [ASK, {**SAY, **part}]}
     assert one(value, reasoning="drop").conversation == SAID
-    assert one(value, reasoning="learn").conversation.response == "<think>\nHm.\n</think>\n\nYes."
+    assert one(value, reasoning="learn").conversation.messages[-1].text == "<think>\nHm.\n</think>\n\nYes."
 
 
 def test_a_record_in_openais_form_is_kept_as_it_is_written():

@@ -79,6 +79,7 @@ files.write_json(TEST_LABELS, [])
 pair = SimpleNamespace(
     answers=lambda test, tuned, limit: ([line["tuned" if tuned else "base"] for line in lines], 0),
     likelihoods=lambda *_: None, perturbed=lambda *_: None, price=lambda *_: 0.0, facts=dict, varies=False,
+    kept=[],
 )
 backends.inference = lambda knobs: SimpleNamespace(pair=lambda knobs: pair)
 evaluate.main()

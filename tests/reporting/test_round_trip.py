@@ -67,6 +67,7 @@ def pipeline(project, monkeypatch):
             varies=False,
             perturbed=lambda *_: None,
             facts=dict,
+            kept=[],
         )
         training = SimpleNamespace(HISTORY=history, VALIDATION_HISTORY=validation_history, finetune=train)
         monkeypatch.setattr(backends, "training", lambda knobs: training)
