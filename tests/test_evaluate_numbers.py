@@ -179,11 +179,11 @@ def test_without_an_epsilon_no_perturbation_is_measured(evaluated):
     assert all(what == "answers" for what, *_ in pair.asked)
 
 
-@pytest.mark.parametrize("cut, told", [((0, 0), []), ((2, 0), ["base: 2"]), ((0, 1), ["tuned: 1"])])
-def test_answers_that_were_cut_are_counted_for_each_model(evaluated, capsys, cut, told):
+@pytest.mark.parametrize("cut, said", [((0, 0), []), ((2, 0), ["base: 2"]), ((0, 1), ["tuned: 1"])])
+def test_answers_that_were_cut_are_counted_for_each_model(evaluated, capsys, cut, said):
     evaluated(Known(cut))
     lines = [line for line in capsys.readouterr().out.splitlines() if "max_new_tokens" in line]
-    assert lines == [f"{one} of 3 answers were cut at evaluate.max_new_tokens" for one in told]
+    assert lines == [f"{one} of 3 answers were cut at evaluate.max_new_tokens" for one in said]
 
 
 def test_the_verdict_is_reported_in_the_last_line_and_facts_are_kept(evaluated, capsys):

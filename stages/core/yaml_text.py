@@ -1,11 +1,11 @@
-"""YAML that people write and pull requests change: strict, and bounded in what it stands for."""
+"""YAML that people write and pull requests change: read strictly and with bounds."""
 
 import re
 from typing import Any
 
 import yaml
 
-# References let a few lines stand for billions of values.
+# With references, a few lines have billions of values.
 _MOST_VALUES = 100_000
 
 
@@ -13,7 +13,7 @@ def parse(text: str) -> Any:
     """The content of a YAML text: no key twice, `1e-05` is a number, at most 100,000 keys and values.
 
     Raises:
-        yaml.YAMLError: it is not YAML, or stands for more.
+        yaml.YAMLError: it is not YAML, or has more.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -53,7 +53,7 @@ _Loader.add_implicit_resolver(
 
 
 def _values(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """How many keys and values a node stands for, each reference counted in full."""
+    """How many keys and values a node has, each reference counted in full."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:

@@ -1,4 +1,4 @@
-"""Numbers of payment cards, told from order numbers, bank accounts and published test cards."""
+"""Numbers of payment cards, distinguished from order numbers, bank accounts and published test cards."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""API keys, tokens and private keys, told from placeholders and published examples."""
+"""API keys, tokens and private keys, distinguished from placeholders and published examples."""
 
 import re
 

@@ -15,5 +15,5 @@ _LONGEST = 40
 
 
 def find_no_value(text: str, start: int = 0) -> Span | None:
-    """The whole text where it is only what stands for no value."""
+    """The whole text, where it only says that there is no value."""
     return (0, len(text)) if not start and len(text) <= _LONGEST and _NO_VALUE.fullmatch(text) else None

@@ -1,4 +1,4 @@
-"""Great Expectations' own page on a result, for a file that stands alone."""
+"""Great Expectations' own page on a result, as a file that needs no other."""
 
 import re
 from typing import Any

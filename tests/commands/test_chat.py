@@ -156,8 +156,8 @@ def one_line(done):
 
 def test_questions_in_another_encoding_are_named(service):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LC_ALL": "C"}
-    told = "\ufeffZimmer für 3?\n".encode() + "Zimmer für 4?\n".encode("latin-1")
-    done = subprocess.run(COMMAND, input=told, env=environment, capture_output=True)
+    said = "\ufeffZimmer für 3?\n".encode() + "Zimmer für 4?\n".encode("latin-1")
+    done = subprocess.run(COMMAND, input=said, env=environment, capture_output=True)
     assert done.returncode == 1
     expected = "error: standard input, line 2: byte 9 is not UTF-8; save the questions in UTF-8\n"
     assert done.stderr.decode() == expected

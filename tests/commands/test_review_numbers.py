@@ -159,8 +159,8 @@ def test_values_that_differ_or_that_one_side_lacks_are_listed_in_order():
 @pytest.mark.parametrize("old, new, shared", [(3, 3, 2), (3, 2, 2), (2, 3, 2), (3, 3, 0)])
 def test_tests_differ_unless_all_conversations_of_both_are_shared(old, new, shared):
     runs = [review.Finished(review.revisions.WORKSPACE, [{}] * count, [], "", {}, {}, {}, {}) for count in (old, new)]
-    told = review._different_tests(*runs, shared)
-    assert told.endswith(f"workspace has {old} conversations, workspace {new}, {shared} are in both")
+    said = review._different_tests(*runs, shared)
+    assert said.endswith(f"workspace has {old} conversations, workspace {new}, {shared} are in both")
     assert review._different_tests(runs[0], runs[0], old) == ""
 
 

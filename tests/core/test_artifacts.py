@@ -27,9 +27,9 @@ from stages.core.cli import UserError
     ids=lambda value: type(value).__name__,
 )
 def test_what_taking_a_damaged_file_apart_raises_is_one_sentence(error, reason):
-    with pytest.raises(UserError) as told, intact("reports/metrics.json", "make it anew"):
+    with pytest.raises(UserError) as said, intact("reports/metrics.json", "make it anew"):
         raise error
-    text = str(told.value)
+    text = str(said.value)
     assert text.startswith("reports/metrics.json is damaged (") and reason in text
     assert text.endswith("); make it anew") and "\n" not in text and "  " not in text
 
@@ -37,9 +37,9 @@ def test_what_taking_a_damaged_file_apart_raises_is_one_sentence(error, reason):
 def test_without_another_remedy_dvc_repro_is_named():
     with pytest.raises(UserError, match=r"^a is damaged \(b\); `dvc repro` there writes it again$"), intact("a"):
         raise ValueError("b")
-    with pytest.raises(UserError, match=r"\(it has no 'b'\); `dvc repro` there") as told, intact("a"):
+    with pytest.raises(UserError, match=r"\(it has no 'b'\); `dvc repro` there") as said, intact("a"):
         raise KeyError("b")
-    assert MAKE_ANEW in str(told.value)
+    assert MAKE_ANEW in str(said.value)
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("a"), KeyboardInterrupt(), UserError("b"), ZeroDivisionError("c")])

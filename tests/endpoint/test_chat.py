@@ -15,7 +15,7 @@ BODY = {"model": "m", "messages": [{"role": "user", "content": "Room 3?"}]}
 
 
 class Waiting:
-    """A model that answers once it may, or once it is told that nobody waits."""
+    """A model that answers once it may, or once it knows that nobody waits."""
 
     def __init__(self):
         self.may, self.asked, self.abandoned = threading.Event(), 0, threading.Event()

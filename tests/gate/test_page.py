@@ -1,4 +1,4 @@
-"""The gate's page: what it says, that it stands alone, and that text from outside stays text."""
+"""The gate's page: what it says, that it needs no other file, and that text from outside stays text."""
 
 import re
 from html.parser import HTMLParser

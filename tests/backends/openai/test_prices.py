@@ -163,7 +163,7 @@ def test_prices_survive_the_record_of_the_tuned_model():
 
 
 @pytest.mark.parametrize(
-    "told, date",
+    "described, date",
     [
         ({}, datetime.date(2026, 10, 23)),
         ({"shutdown_date": None}, datetime.date(2026, 10, 23)),
@@ -175,8 +175,8 @@ def test_prices_survive_the_record_of_the_tuned_model():
         ({"shutdown_date": 1e300}, datetime.date(2026, 10, 23)),
     ],
 )
-def test_the_shut_down_date_is_the_service_s_and_else_that_of_openai_s_table(told, date):
-    assert models.shut_down(MODEL, OPENAI, told) == date
+def test_the_shut_down_date_is_the_service_s_and_else_that_of_openai_s_table(described, date):
+    assert models.shut_down(MODEL, OPENAI, described) == date
 
 
 def test_the_table_does_not_speak_for_other_services():

@@ -124,8 +124,8 @@ def test_tools_that_are_a_part_of_the_system_s_message_are_put_there(chat):
 
 def test_a_message_that_the_template_does_not_write_is_refused_with_its_number(chat):
     chat = chat("phi-3")
-    told = Conversation((ASKED, Message("assistant", "One moment."), RESULT, ANSWER))
-    (reason,) = chat.counts([told])
+    talk = Conversation((ASKED, Message("assistant", "One moment."), RESULT, ANSWER))
+    (reason,) = chat.counts([talk])
     assert "leaves out the content of message 3 (tool); remove the conversation" in reason
 
 

@@ -25,15 +25,15 @@ def known(model: str, url: str) -> dict[str, Any]:
     return dict(table()["models"][max(names, key=len)]) if names else {}
 
 
-def shut_down(model: str, url: str, told: Any = None) -> datetime.date | None:
+def shut_down(model: str, url: str, described: Any = None) -> datetime.date | None:
     """Return the date on which the service shuts a model down, if known.
 
-    `told` is the model object; its date comes before the table's.
+    `described` is the model object; its date comes before the table's.
     """
     try:
-        if date := field(told, "shutdown_date", str):
+        if date := field(described, "shutdown_date", str):
             return datetime.datetime.fromisoformat(date).date()
-        if seconds := number(told, "shutdown_date"):
+        if seconds := number(described, "shutdown_date"):
             return datetime.datetime.fromtimestamp(seconds, datetime.UTC).date()
     except (ValueError, OverflowError, OSError):
         pass
