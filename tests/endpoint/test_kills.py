@@ -22,9 +22,9 @@ from tests.conftest import ROOT, set_params, use_base
 from tests.support.endpoint import ended, jsonl, talk
 from tests.support.endpoint_lab import ask
 
-KILLS, SEED = 10, 20261125
-# Every second kill falls into a start, the others come so many seconds after the endpoint answers.
-LONGEST = 3.0
+KILLS, SEED, EPOCHS = 10, 20261125, 20
+# Every second kill comes at most so many seconds after a start, the others after a step of a training.
+LONGEST, LONGEST_IN_TRAINING = 2.0, 0.5
 pytestmark = pytest.mark.slow
 
 
@@ -74,15 +74,30 @@ class Runs:
                 time.sleep(0.02)
 
 
-def three_jobs(client, model="tiny"):
+def in_training(client, jobs):
+    """Wait until a job has done a step since its last start, or all have ended."""
+    while True:
+        found = [client.fine_tuning.jobs.retrieve(job) for job in jobs]
+        running = [job.id for job in found if job.status == "running"]
+        if not running and all(job.finished_at for job in found):
+            return
+        for job in running:
+            # The newest event comes first.
+            (newest, *_) = client.fine_tuning.jobs.list_events(job, limit=1).data
+            if "learning rate=" in newest.message:
+                return
+        time.sleep(0.02)
+
+
+def three_jobs(client, model="tiny", epochs=4):
     def upload(numbers):
         content = jsonl([talk(n) for n in numbers])
         return client.files.create(file=("talks.jsonl", content), purpose="fine-tune").id
 
     train, validation = upload(range(40)), upload(range(40, 46))
     asked = {"model": model, "training_file": train, "validation_file": validation}
-    # 20 steps each, with a checkpoint after every second.
-    numbers = {"n_epochs": 4, "batch_size": 8}
+    # Five steps an epoch, with a checkpoint after every second.
+    numbers = {"n_epochs": epochs, "batch_size": 8}
     return [client.fine_tuning.jobs.create(seed=seed, hyperparameters=numbers, **asked).id for seed in (1, 2, 3)]
 
 
@@ -130,18 +145,18 @@ def test_ten_kills_of_three_queued_jobs_leave_three_models_each_trained_once_to_
     undisturbed.start()
     client = undisturbed.client()
     begin = time.monotonic()
-    expected = [weights(quiet, job) for job in three_jobs(client) if ended(client, job).status == "succeeded"]
+    expected = [weights(quiet, job) for job in three_jobs(client, epochs=EPOCHS) if ended(client, job).status == "succeeded"]
     undisturbed.kill()
     seconds = time.monotonic() - begin
     assert len({str(one) for one in expected}) == 3
 
     disturbed, chance = Runs(lab, project), random.Random(SEED)
     disturbed.start()
-    jobs = three_jobs(disturbed.client())
-    waits = [chance.uniform(0.05, LONGEST) for _ in range(KILLS)]
+    jobs = three_jobs(disturbed.client(), epochs=EPOCHS)
+    waits = [chance.uniform(0, LONGEST_IN_TRAINING if number % 2 else LONGEST) for number in range(KILLS)]
     for number, wait in enumerate(waits):
         if number % 2:
-            disturbed.client()
+            in_training(disturbed.client(), jobs)
         time.sleep(wait)
         disturbed.kill()
         disturbed.start()
@@ -157,7 +172,7 @@ def test_ten_kills_of_three_queued_jobs_leave_three_models_each_trained_once_to_
     for job in jobs:
         events = list(client.fine_tuning.jobs.list_events(job, limit=100))
         steps = [event.data["step"] for event in events if "learning rate=" in event.message]
-        assert sorted(steps) == list(range(1, 21))
+        assert sorted(steps) == list(range(1, 5 * EPOCHS + 1))
         assert sum("New fine-tuned model" in event.message for event in events) == 1
         restarts += sum("restarted" in event.message for event in events)
     # No training outlived its endpoint, and the queue's order was kept.

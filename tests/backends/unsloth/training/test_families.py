@@ -37,9 +37,9 @@ def test_a_family_learns_and_answers_and_its_loss_is_that_of_plain_libraries(tra
     assert Chat.load(tmp_path / "merged").render(validation[0]) == Chat.load().render(validation[0])
     for talk in validation:
         ids = torch.tensor([pair.chat.example(talk).input_ids])
-        with torch.inference_mode():
+        with torch.inference_mode(), pair.models.using(True) as tuned:
             # The adapter's product is rounded to bf16 once more when it is added to the weights.
-            torch.testing.assert_close(whole(ids).logits, pair.tuned(ids).logits, atol=0.1, rtol=0.05)
+            torch.testing.assert_close(whole(ids).logits, tuned(ids).logits, atol=0.1, rtol=0.05)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
