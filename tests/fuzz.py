@@ -165,7 +165,7 @@ def fuzz(target: Target, inputs: int) -> Counter:
     @given(_changed(target.examples))
     def attempt(raw: bytes) -> None:
         try:
-            with _bounded(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with _bounded(), _silent():
                 target.read(raw)
             ends["read"] += 1
         except UserError:
@@ -173,6 +173,12 @@ def fuzz(target: Target, inputs: int) -> Counter:
 
     attempt()
     return ends
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 @contextlib.contextmanager
@@ -207,7 +213,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             target = TARGETS[name]()
             for whole in target.examples:
-                with contextlib.suppress(UserError):
+                with contextlib.suppress(UserError), _silent():
                     # What is loaded only once takes time and memory that no input is to blame for.
                     target.read(whole)
             _limit_memory()
