@@ -145,7 +145,9 @@ def test_ten_kills_of_three_queued_jobs_leave_three_models_each_trained_once_to_
     undisturbed.start()
     client = undisturbed.client()
     begin = time.monotonic()
-    expected = [weights(quiet, job) for job in three_jobs(client, epochs=EPOCHS) if ended(client, job).status == "succeeded"]
+    expected = [
+        weights(quiet, job) for job in three_jobs(client, epochs=EPOCHS) if ended(client, job).status == "succeeded"
+    ]
     undisturbed.kill()
     seconds = time.monotonic() - begin
     assert len({str(one) for one in expected}) == 3

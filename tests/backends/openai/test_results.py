@@ -1,4 +1,5 @@
 import base64
+from contextlib import contextmanager
 from types import SimpleNamespace as Some
 
 import httpx
@@ -25,7 +26,7 @@ class Service:
 
     def __init__(self, files=None, events=(), checkpoints=()):
         self.asked = []
-        self.files = Some(content=lambda name: Some(read=lambda: self._read(files[name])))
+        self.files = Some(with_streaming_response=Some(content=lambda name: self._streamed(files[name])))
         listed = Some(list=lambda job: self._note(("checkpoints", job), checkpoints))
         jobs = Some(list_events=lambda job, limit: self._note((job, limit), events), checkpoints=listed)
         self.fine_tuning = Some(jobs=jobs)
@@ -35,10 +36,11 @@ class Service:
         return iter(answer)
 
     @staticmethod
-    def _read(content):
+    @contextmanager
+    def _streamed(content):
         if isinstance(content, Exception):
             raise content
-        return content
+        yield Some(iter_bytes=lambda: iter((content[:7], content[7:])))
 
 
 def job(epochs=3, files=("f1",), model="ft:tuned"):
@@ -91,6 +93,13 @@ def test_events_replace_an_unreadable_file(content, capsys):
         (4, 0.5, 3),
     ]
     assert "cannot read the result file f1" in capsys.readouterr().out
+
+
+def test_a_result_file_without_end_is_not_taken_whole(monkeypatch, capsys):
+    monkeypatch.setattr(results, "_MOST_BYTES", len(CSV))
+    assert results.curves(Service({"f1": CSV.encode()}, [metric(1, 2.0)]), job()) == CURVES
+    results.curves(Service({"f1": CSV.encode() + b"\n"}, [metric(1, 2.0)]), job())
+    assert "cannot read the result file f1 (ValueError); using the job's events instead" in capsys.readouterr().out
 
 
 def test_a_result_file_takes_precedence_over_events():

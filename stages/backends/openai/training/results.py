@@ -7,6 +7,7 @@ import io
 import math
 from typing import Any
 
+import httpx2
 import openai
 from openai.types.fine_tuning import FineTuningJob
 
@@ -16,6 +17,8 @@ from stages.core.cli import UserError, notice
 
 Row = dict[str, Any]
 _AUTO = "auto"
+# Of a result file, whose row for each step takes about 50.
+_MOST_BYTES = 100 * 2**20
 
 
 def curves(client: openai.OpenAI, job: FineTuningJob) -> list[Row]:
@@ -54,17 +57,33 @@ def _epochs(job: FineTuningJob) -> float | None:
 
 def _from_file(client: openai.OpenAI, file: str) -> list[Row]:
     try:
-        text = _decoded(client.files.content(file).read())
+        text = _decoded(_content(client, file))
         rows = [row for cells in csv.DictReader(io.StringIO(text)) if (row := _row(cells))]
         if not rows:
             raise ValueError("no step has a training loss")
-    except (openai.OpenAIError, UnicodeDecodeError, ValueError, TypeError, csv.Error) as error:
+    # While a body is streamed, the SDK passes on what its HTTP library raises.
+    except (openai.OpenAIError, httpx2.HTTPError, UnicodeDecodeError, ValueError, TypeError, csv.Error) as error:
         notice(
             f"openai: cannot read the result file {one_line(file)} ({type(error).__name__}); using the job's events"
             " instead"
         )
         return []
     return rows
+
+
+def _content(client: openai.OpenAI, file: str) -> bytes:
+    """The file's bytes, of which no more than the limit are taken.
+
+    Raises:
+        ValueError: it has more.
+    """
+    found = bytearray()
+    with client.files.with_streaming_response.content(file) as response:
+        for part in response.iter_bytes():
+            found += part
+            if len(found) > _MOST_BYTES:
+                raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+    return bytes(found)
 
 
 def _decoded(content: bytes) -> str:
