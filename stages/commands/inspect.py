@@ -41,7 +41,7 @@ _SHOWN, _LOOKED_AT = 5, 10_000
 _TRIED = 20
 # Characters of a message that are shown, kinds of findings, and rows of each.
 _MESSAGE, _KINDS, _ROWS = 200, 10, 5
-# Stands in for a name that was not given.
+# In place of a name that was not given.
 _NAME = "mine"
 
 

@@ -7,6 +7,8 @@ turns, whether tools are shown, and in which form a call's arguments are wanted.
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.backends.unsloth.reader import IGNORED, Chat, Example
+
 # Calls are written as JSON in tags of their own, and their results are the user's.
 CHATML = """\
 {%- if tools %}{{ '<|im_start|>system\\n' }}
@@ -262,3 +264,8 @@ FAMILIES = {
     "deepseek": Family("llama", DEEPSEEK, _DEEPSEEK, "<|eos|>", "<|bos|>"),
     "deepseek r1 distilled": Family("qwen2", DEEPSEEK_R1, _DEEPSEEK, "<|eos|>", "<|bos|>"),
 }
+
+
+def learned(chat: Chat, example: Example) -> str:
+    """The text of the tokens that an example teaches."""
+    return str(chat.tokenizer.decode([label for label in example.labels if label != IGNORED]))

@@ -60,12 +60,22 @@ def messages(content: Any, label: str | None, chats: Chats) -> Shaped:
     """
     text = as_json(content)
     with contextlib.suppress(msgspec.ValidationError):
-        record: Any = msgspec.json.decode(text, type=_labelled(Conversation, label) if label else Conversation)
-        refuse_repetition(text)
+        record = _strict(text, Conversation, label)
         if any(message.role == "tool" or message.tool_calls for message in record.messages):
             _check_calls(text, record)
         return _without_label(record), record.label if label else None
     return _otherwise(text, label, chats)
+
+
+def _strict(text: str | bytes, kind: type[msgspec.Struct], label: str | None) -> Any:
+    """A record of exactly this kind, with the label beside it if there is one.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON, of another kind, or has a key twice.
+    """
+    record = msgspec.json.decode(text, type=_labelled(kind, label) if label else kind)
+    refuse_repetition(text)
+    return record
 
 
 def _check_calls(text: str | bytes, record: Conversation) -> None:
@@ -87,8 +97,7 @@ def sharegpt(content: Any, label: str | None, chats: Chats) -> Shaped:
     """
     text = as_json(content)
     with contextlib.suppress(msgspec.ValidationError):
-        record: Any = msgspec.json.decode(text, type=_labelled(_ShareGPT, label) if label else _ShareGPT)
-        refuse_repetition(text)
+        record = _strict(text, _ShareGPT, label)
         system = [Message("system", record.system)] if record.system else []
         turns = (Message(_SPEAKERS[turn.speaker], turn.value) for turn in record.conversations)
         return Conversation((*system, *turns)), record.label if label else None

@@ -1,4 +1,4 @@
-"""The device that computes, with stand-ins for torch's modules of GPUs."""
+"""The device that computes, with fakes of torch's modules of GPUs."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from stages.backends.unsloth.common import device
 
 
 class Gpu:
-    """Stands in for torch.cuda and torch.xpu: notes what is called."""
+    """A fake of torch.cuda or torch.xpu that notes what is called."""
 
     def __init__(self, name, there):
         self.name, self.there, self.calls = name, there, []

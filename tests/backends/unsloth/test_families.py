@@ -4,12 +4,10 @@ import json
 
 import pytest
 
-from stages.backends.unsloth.base import weights
 from stages.backends.unsloth.reader import IGNORED, Chat
 from stages.core.cli import UserError
 from stages.dataset.conversations import Conversation, Message
-from tests.support.families import FAMILIES
-from tests.support.small import make_tokenizer
+from tests.support.families import FAMILIES, learned
 
 SYSTEM, POOL, SEVEN = Message("system", "Be kind."), Message("user", "Pool?"), Message("assistant", "At 7.")
 THANKS, GLADLY = Message("user", "Thanks!"), Message("assistant", "Gladly.")
@@ -41,30 +39,14 @@ LEARNED = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def chat(tmp_path):
-    """chat(family) is its tokenizer, as the base stage leaves it."""
-
-    def load(family, thinking=False):
-        make_tokenizer(tmp_path, FAMILIES[family])
-        weights.set_thinking(tmp_path, thinking)
-        return Chat.load(tmp_path)
-
-    return load
-
-
-def learned(chat, example):
-    return chat.tokenizer.decode([label for label in example.labels if label != IGNORED])
-
-
 def test_every_family_has_a_row():
     assert set(LEARNED) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_answer_is_learned_up_to_the_token_that_ends_it(chat, family):
+def test_each_answer_is_learned_up_to_the_token_that_ends_it(family_chat, family):
     texts, end = LEARNED[family]
-    chat = chat(family)
+    chat = family_chat(family)
     chat.check()
     assert [learned(chat, one) for one in chat.examples(TWO)] == texts
     assert chat.end_token == end
@@ -74,8 +56,8 @@ def test_each_answer_is_learned_up_to_the_token_that_ends_it(chat, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_learned_follows_what_the_model_is_asked(chat, family):
-    chat = chat(family)
+def test_what_is_learned_follows_what_the_model_is_asked(family_chat, family):
+    chat = family_chat(family)
     for example in chat.examples(TWO):
         last = max(at for at, label in enumerate(example.labels) if label != IGNORED)
         while example.labels[last - 1] != IGNORED:
@@ -86,31 +68,31 @@ def test_what_is_learned_follows_what_the_model_is_asked(chat, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_system_s_text_reaches_the_model_before_the_question(chat, family):
-    text = chat(family).render(TWO)
+def test_the_system_s_text_reaches_the_model_before_the_question(family_chat, family):
+    text = family_chat(family).render(TWO)
     assert text.index("Be kind.") < text.index("Pool?") < text.index("Thanks!")
     assert text.count("Be kind.") == 1
 
 
-def test_where_there_is_no_place_for_a_system_message_it_opens_the_question(chat):
+def test_where_there_is_no_place_for_a_system_message_it_opens_the_question(family_chat):
     for family, expected in [
         ("gemma 2", "<bos><start_of_turn>user\nBe kind.\n\nPool?<end_of_turn>\n<start_of_turn>model\n"),
         ("mistral", "<s>[INST] Be kind.\n\nPool? [/INST]"),
     ]:
-        loaded = chat(family)
+        loaded = family_chat(family)
         assert loaded.render(Conversation((SYSTEM, POOL)), answer_next=True) == expected
 
 
-def test_a_system_message_that_cannot_be_said_is_reported_with_its_conversation(chat):
+def test_a_system_message_that_cannot_be_said_is_reported_with_its_conversation(family_chat):
     odd = Conversation((SYSTEM, GLADLY, POOL, SEVEN))
-    (reason,) = chat("gemma 2").counts([odd])
+    (reason,) = family_chat("gemma 2").counts([odd])
     assert "rejects the conversation: System role not supported" in reason
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_answers_end_at_the_template_s_the_tokenizer_s_and_the_model_s_tokens(chat, tmp_path, family):
+def test_answers_end_at_the_template_s_the_tokenizer_s_and_the_model_s_tokens(family_chat, tmp_path, family):
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 1]}))
-    chat = chat(family)
+    chat = family_chat(family)
     names = {chat.end_token, FAMILIES[family].end}
     assert set(chat.end_ids) == {0, 1, *chat.tokenizer.convert_tokens_to_ids(sorted(names))}
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
@@ -118,8 +100,8 @@ def test_answers_end_at_the_template_s_the_tokenizer_s_and_the_model_s_tokens(ch
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_can_be_padded(chat, family):
-    tokenizer = chat(family).tokenizer
+def test_every_family_can_be_padded(family_chat, family):
+    tokenizer = family_chat(family).tokenizer
     padded = tokenizer.pad({"input_ids": [[3], [3, 4]]}, padding_side="left")
     assert padded["attention_mask"] == [[0, 1], [1, 1]] and padded["input_ids"][0][1] == 3
 
@@ -135,8 +117,8 @@ def test_every_family_can_be_padded(chat, family):
         ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "does not end responses with a special token"),
     ],
 )
-def test_a_base_whose_template_cannot_be_trained_on_is_refused_before_there_are_data(chat, template, message):
-    chat = chat("qwen2.5")
+def test_a_base_whose_template_cannot_be_trained_on_is_refused_before_there_are_data(family_chat, template, message):
+    chat = family_chat("qwen2.5")
     chat.tokenizer.chat_template = template
     with pytest.raises(UserError, match=f"^unsloth.model: .*{message}"):
         chat.check()
@@ -145,10 +127,10 @@ def test_a_base_whose_template_cannot_be_trained_on_is_refused_before_there_are_
 @pytest.mark.parametrize(
     "family, prompt", [("qwen3", "assistant\n<think>\n\n</think>\n\n"), ("smollm3", f"assistant\n{EMPTY}")]
 )
-def test_reasoning_is_off_unless_it_is_asked_for(chat, family, prompt):
+def test_reasoning_is_off_unless_it_is_asked_for(family_chat, family, prompt):
     asked = Conversation((POOL,))
-    assert chat(family).render(asked, answer_next=True).endswith(prompt)
-    assert chat(family, thinking=True).render(asked, answer_next=True).endswith("<|im_start|>assistant\n")
+    assert family_chat(family).render(asked, answer_next=True).endswith(prompt)
+    assert family_chat(family, thinking=True).render(asked, answer_next=True).endswith("<|im_start|>assistant\n")
 
 
 R1 = "<|Assistant|><think>\n"
@@ -171,8 +153,10 @@ THOUGHT = Conversation((POOL, Message("assistant", "<think>\nIt is a pool.\n</th
         ("llama 3.1", False, "\n\n", ["<think>\nIt is a pool.\n</think>\n\nAt 7.<|eot_id|>Gladly.<|eot_id|>"]),
     ],
 )
-def test_reasoning_in_the_data_is_learned_where_the_model_is_asked_to_reason(chat, family, thinking, prompt, texts):
-    chat = chat(family, thinking)
+def test_reasoning_in_the_data_is_learned_where_the_model_is_asked_to_reason(
+    family_chat, family, thinking, prompt, texts
+):
+    chat = family_chat(family, thinking)
     assert chat.render(Conversation((POOL,)), answer_next=True).endswith(prompt)
     examples = chat.examples(THOUGHT)
     found = [learned(chat, one) for one in examples]
@@ -188,8 +172,8 @@ def test_reasoning_in_the_data_is_learned_where_the_model_is_asked_to_reason(cha
 
 
 @pytest.mark.parametrize("family", ["qwen3", "smollm3", "deepseek r1 distilled"])
-def test_reasoning_that_is_switched_off_is_nowhere_in_what_is_learned(chat, family):
-    chat = chat(family)
+def test_reasoning_that_is_switched_off_is_nowhere_in_what_is_learned(family_chat, family):
+    chat = family_chat(family)
     assert chat.counts([THOUGHT])[0] > 0
     assert not any("pool" in chat.tokenizer.decode(one.input_ids) for one in chat.examples(THOUGHT))
 
@@ -206,23 +190,23 @@ def test_reasoning_that_is_switched_off_is_nowhere_in_what_is_learned(chat, fami
         ("At 7.<|return|>", "At 7."),
     ],
 )
-def test_what_is_in_other_channels_is_no_part_of_an_answer(chat, text, said):
-    chat = chat("gpt-oss")
+def test_what_is_in_other_channels_is_no_part_of_an_answer(family_chat, text, said):
+    chat = family_chat("gpt-oss")
     ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert chat.spoken(ids, chat.render(Conversation((POOL,)), answer_next=True)) == said
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_white_space_around_an_answer_does_not_hide_where_it_ends(chat, family):
-    chat = chat(family)
+def test_white_space_around_an_answer_does_not_hide_where_it_ends(family_chat, family):
+    chat = family_chat(family)
     (example,) = chat.examples(Conversation((POOL, Message("assistant", " At 7. \n"))))
     text = learned(chat, example)
     assert "At 7." in text and text.endswith(chat.end_token) and text.count(chat.end_token) == 1
 
 
 @pytest.mark.parametrize("family", ["llama 3.1", "gpt-oss", "smollm3", "granite"])
-def test_the_date_that_templates_write_is_always_the_same(chat, family):
-    assert "2026" in chat(family).render(ONE)
+def test_the_date_that_templates_write_is_always_the_same(family_chat, family):
+    assert "2026" in family_chat(family).render(ONE)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +221,7 @@ def test_the_date_that_templates_write_is_always_the_same(chat, family):
     ],
 )
 @pytest.mark.parametrize("special", [False, True])
-def test_reasoning_is_no_part_of_an_answer(chat, text, prompt, said, special):
-    chat = chat("qwen3")
+def test_reasoning_is_no_part_of_an_answer(family_chat, text, prompt, said, special):
+    chat = family_chat("qwen3")
     chat.tokenizer.add_tokens(["<think>", "</think>"], special_tokens=special)
     assert chat.spoken(chat.tokenizer(text, add_special_tokens=False)["input_ids"], prompt) == said

@@ -2,12 +2,9 @@
 
 import pytest
 
-from stages.backends.unsloth.base import weights
-from stages.backends.unsloth.reader import IGNORED, Chat
 from stages.core.cli import UserError
 from stages.dataset.conversations import Conversation, Message
-from tests.support.families import FAMILIES
-from tests.support.small import make_tokenizer
+from tests.support.families import FAMILIES, learned
 
 ID = "call_8Zq0JxY3"
 CALL = {"id": ID, "type": "function", "function": {"name": "free_rooms", "arguments": '{"day": "Monday"}'}}
@@ -50,29 +47,13 @@ NOT_SHOWN = {"gemma 2", "gemma 3", "gemma 3 vision", "mistral", "phi-3", "phi-4"
 }
 
 
-@pytest.fixture
-def chat(tmp_path):
-    """chat(family) is its tokenizer, as the base stage leaves it."""
-
-    def load(family):
-        make_tokenizer(tmp_path, FAMILIES[family])
-        weights.set_thinking(tmp_path, False)
-        return Chat.load(tmp_path)
-
-    return load
-
-
-def learned(chat, example):
-    return chat.tokenizer.decode([label for label in example.labels if label != IGNORED])
-
-
 def test_every_family_has_a_row():
     assert set(CALLED) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", [name for name, found in CALLED.items() if found])
-def test_a_call_is_learned_with_arguments_encoded_once_and_its_result_follows(chat, family):
-    chat = chat(family)
+def test_a_call_is_learned_with_arguments_encoded_once_and_its_result_follows(family_chat, family):
+    chat = family_chat(family)
     call, result = CALLED[family]
     results = Message("tool", "two", tool_call_id=ID)
     whole = Conversation((ASKED, CALLS, results, ANSWER), tools=[TOOL])
@@ -88,8 +69,8 @@ def test_a_call_is_learned_with_arguments_encoded_once_and_its_result_follows(ch
 
 
 @pytest.mark.parametrize("family", [name for name, found in CALLED.items() if not found])
-def test_a_call_that_would_vanish_is_refused_as_the_answer_and_as_what_came_before(chat, family):
-    chat = chat(family)
+def test_a_call_that_would_vanish_is_refused_as_the_answer_and_as_what_came_before(family_chat, family):
+    chat = family_chat(family)
     target = Conversation((ASKED, CALLS), tools=[TOOL])
     before = Conversation((ASKED, CALLS, RESULT, ANSWER), tools=[TOOL])
     (of_target, of_before) = chat.counts([target, before])
@@ -100,8 +81,8 @@ def test_a_call_that_would_vanish_is_refused_as_the_answer_and_as_what_came_befo
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fields_that_the_template_does_not_write_are_found_by_writing_without_them(chat, family):
-    chat = chat(family)
+def test_fields_that_the_template_does_not_write_are_found_by_writing_without_them(family_chat, family):
+    chat = family_chat(family)
     named = Message("user", "Rooms?", name="Ann")
     plain, full = Conversation((ASKED, ANSWER)), Conversation((named, ANSWER), [TOOL], parallel_tool_calls=True)
     tools = ["tools"] if family in NOT_SHOWN else []
@@ -114,23 +95,23 @@ def test_fields_that_the_template_does_not_write_are_found_by_writing_without_th
         assert chat.left_out([identified]) == [["tool_call_id", *tools]]
 
 
-def test_tools_that_are_a_part_of_the_system_s_message_are_put_there(chat):
-    chat = chat("phi-4-mini")
+def test_tools_that_are_a_part_of_the_system_s_message_are_put_there(family_chat):
+    chat = family_chat("phi-4-mini")
     system = Message("system", "Be kind.")
     head = "Be kind.<|tool|>[{"
     assert chat.render(Conversation((system, ASKED), [TOOL])).startswith(f"<|system|>{head}")
     assert chat.render(Conversation((ASKED,), [TOOL])).startswith("<|system|><|tool|>[{")
 
 
-def test_a_message_that_the_template_does_not_write_is_refused_with_its_number(chat):
-    chat = chat("phi-3")
+def test_a_message_that_the_template_does_not_write_is_refused_with_its_number(family_chat):
+    chat = family_chat("phi-3")
     talk = Conversation((ASKED, Message("assistant", "One moment."), RESULT, ANSWER))
     (reason,) = chat.counts([talk])
     assert "leaves out the content of message 3 (tool); remove the conversation" in reason
 
 
-def test_a_name_that_is_written_for_one_role_only_is_still_missing_for_the_other(chat):
-    chat = chat("qwen2.5")
+def test_a_name_that_is_written_for_one_role_only_is_still_missing_for_the_other(family_chat):
+    chat = family_chat("qwen2.5")
     chat.tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + ' ' + (m.name or '') * (m.role == 'user') + '\n' }}"
         "{{- m.content + '<|im_end|>' }}{% endfor %}"

@@ -36,6 +36,14 @@ def alone(model, example):
     return torch.nn.functional.cross_entropy(logits[keep], labels[keep], reduction="none")
 
 
+def assert_gradients_equal(model, found, expected, **tolerance):
+    """Compare the gradients of two means of losses, by weight."""
+    weights = list(model.parameters())
+    pairs = zip(torch.autograd.grad(found.mean(), weights), torch.autograd.grad(expected.mean(), weights), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, **tolerance)
+
+
 @pytest.mark.parametrize("shared", [0, 1, 60])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_losses_and_gradients_equal_those_of_separate_conversations(model, shared, attention):
@@ -44,10 +52,7 @@ def test_losses_and_gradients_equal_those_of_separate_conversations(model, share
     expected = torch.cat([alone(model, one) for one in batch])
     found = prefix_tree.losses(model, prefix_tree.plant(batch))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    weights = list(model.parameters())
-    pairs = zip(torch.autograd.grad(found.mean(), weights), torch.autograd.grad(expected.mean(), weights), strict=True)
-    for one, other in pairs:
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert_gradients_equal(model, found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_prefix_occurs_once():

@@ -5,7 +5,7 @@ import torch
 
 from stages.backends.unsloth.reader import IGNORED, Example
 from stages.backends.unsloth.training import micro_batches, sequence
-from tests.backends.unsloth.training.test_prefix_tree import alone, batch_of
+from tests.backends.unsloth.training.test_prefix_tree import alone, assert_gradients_equal, batch_of
 
 SIZES = {
     "vocab_size": 200,
@@ -47,10 +47,7 @@ def test_losses_and_gradients_equal_those_of_separate_conversations(kind, shared
     expected = torch.cat([alone(model, one) for one in batch])
     found = micro_batches.losses(model, sequence.joined(batch))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    weights = list(model.parameters())
-    pairs = zip(torch.autograd.grad(found.mean(), weights), torch.autograd.grad(expected.mean(), weights), strict=True)
-    for one, other in pairs:
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    assert_gradients_equal(model, found, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
